@@ -1,0 +1,152 @@
+"""What one kernel file supplies: plain functions and values, gathered in :class:`Kernel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autotune.data import ITEMSIZE, Config, Problem, UsageError, Value
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a kernel's problems: its name, what it may be, and its default (None: required)."""
+
+    name: str
+    kind: Literal["size", "dtype", "flag", "choice"]
+    default: Value | None = None
+    minimum: int = 0
+    choices: tuple[str, ...] = ()
+
+    def check(self, value: Value) -> str | None:
+        """None if ``value`` will do, else the rule."""
+        if self.kind == "size":
+            if type(value) is not int or value < self.minimum:
+                return f"must be an integer >= {self.minimum}"
+            return None if value < 2**31 else "must be below 2**31"
+        if self.kind == "flag":
+            return None if isinstance(value, bool) else "must be true or false"
+        allowed = tuple(ITEMSIZE) if self.kind == "dtype" else self.choices
+        return None if value in allowed else f"must be one of {', '.join(allowed)}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least a problem costs: floating-point operations, and bytes each read or written once."""
+
+    flops: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The two-reference rule: max|ours - exact| <= ratio * max|torch - exact| + ulps * eps * max|exact|.
+
+    ``exact`` is the reference in float64, ``torch`` the same reference in the problem's dtype, and eps the
+    dtype's machine epsilon. The root mean square of the error is held to the same bound.
+    """
+
+    ratio: float
+    ulps: float
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the compiler needs to build one specialisation without tensors."""
+
+    function: Any
+    #: Argument name to Triton type: ``*fp16``, ``i32``, ``fp32``, ``constexpr``.
+    types: Mapping[str, str]
+    constexprs: Mapping[str, Value]
+    #: Arguments known to be multiples of 16.
+    divisible: tuple[str, ...]
+    options: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A torch.library operator: ``torch.ops.autotune.NAME``, with the Python function users call."""
+
+    #: The public function, ``autotune.ops.<front.__name__>``; calls ``torch.ops.autotune.NAME``.
+    front: Callable[..., Any]
+    #: ``(Tensor a, Tensor b) -> Tensor``
+    schema: str
+    #: Operator arguments -> an empty tensor of the result's shape, dtype and device.
+    fake: Callable[..., Any]
+    #: (gradient, *operator arguments) -> one gradient or None per operator argument.
+    backward: Callable[..., tuple[Any, ...]]
+    #: Operator arguments -> the kernel's arguments.
+    kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
+
+
+@dataclass(frozen=True)
+class Serves:
+    """A torch call that a kernel can stand in for."""
+
+    #: The call's arguments -> arguments of the operator's front, or a sentence: why it can't serve them.
+    args: Callable[..., tuple[Any, ...] | str]
+    #: (result, *the call's arguments) -> the call's result: a bias, say.
+    finish: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Everything the tuner, the dispatcher and the tests need to know of one kernel.
+
+    "args" below are what ``autotune.run(name, *args)`` takes: tensors and plain values.
+    """
+
+    fields: tuple[Field, ...]
+    #: args -> Problem. Raises ValueError naming argument, value and rule.
+    problem: Callable[..., Problem]
+    #: args -> the problem's memo key: cheap, hashable, host-static (no device read), finer than the problem.
+    key: Callable[..., Hashable]
+    #: (problem, seed, torch device) -> args with random data.
+    inputs: Callable[[Problem, int, str], tuple[Any, ...]]
+    #: (config, *args) -> result. Allocates its own output, leaves its inputs untouched.
+    run: Callable[..., Any]
+    #: args -> result, in plain torch, in the arguments' own dtype.
+    reference: Callable[..., Any]
+    work: Callable[[Problem], Work]
+    #: Problems worth testing and measuring, as text.
+    problems: tuple[str, ...]
+    tolerances: Mapping[str, Tolerance]
+    signature: Callable[[Problem, Config], Signature]
+    operator: Operator | None = None
+    #: torch callables (functions, or ``torch.ops.aten`` packets) -> how this kernel serves them.
+    serves: Mapping[Any, Serves] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The fields by which two problems may differ and still be neighbours."""
+        return tuple(field.name for field in self.fields if field.kind == "size")
+
+    def make(self, **values: Value) -> Problem:
+        """A checked problem, its fields in order, those at their default left out.
+
+        :raises UsageError: if a field is unknown, missing or against its rule.
+        """
+        text = ",".join(f"{name}={value}" for name, value in values.items())
+        names = [field.name for field in self.fields]
+        for name in values:
+            if name not in names:
+                raise UsageError(f"problem {text!r} has no field {name!r}; the fields are {', '.join(names)}")
+        kept = {}
+        for known in self.fields:
+            value = values.get(known.name, known.default)
+            if value is None:
+                raise UsageError(f"problem {text!r} lacks {known.name}; it needs {', '.join(self._required())}")
+            rule = known.check(value)
+            if rule is not None:
+                raise UsageError(f"problem {text!r}: {known.name}={value} {rule}")
+            if value != known.default:
+                kept[known.name] = value
+        return Problem(kept)
+
+    def parse(self, text: str) -> Problem:
+        """:raises UsageError: as :meth:`make`, and on malformed text."""
+        return self.make(**Problem.parse(text))
+
+    def _required(self) -> list[str]:
+        return [field.name for field in self.fields if field.default is None]

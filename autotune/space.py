@@ -1,0 +1,90 @@
+"""A search space: which configs may be tried for a problem on a device, and why not the others.
+
+Spaces are leaves: they know the nouns and arithmetic, and take facts of the device as an argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from autotune.data import Config, Device, Problem, Value
+
+#: The values each parameter may take, in ascending order.
+Ranges: TypeAlias = Mapping[str, tuple[Value, ...]]
+#: None if the config may run, else why not: "needs 196608 B of shared memory, sm_80 has 166912 B".
+Constraint: TypeAlias = Callable[[Config, Problem, Device], str | None]
+
+
+def _no_seeds(problem: Problem, device: Device) -> Sequence[Config]:
+    return ()
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The one statement of what is allowed, shared by search, dispatch, the compile matrix and the tests."""
+
+    #: Parameter ranges for a problem on a device.
+    params: Callable[[Problem, Device], Ranges]
+    #: A config that is allowed for every problem the kernel takes, and sensible untuned.
+    default: Callable[[Problem, Device], Config]
+    constraints: tuple[Constraint, ...] = ()
+    #: Configs worth trying right after the default. Those not allowed here are skipped.
+    seeds: Callable[[Problem, Device], Sequence[Config]] = _no_seeds
+
+    def why_not(self, config: Config, problem: Problem, device: Device) -> str | None:
+        """None if ``config`` is allowed, else the first rule it breaks, in words."""
+        ranges = self.params(problem, device)
+        if config.keys() != ranges.keys():
+            return f"has parameters {', '.join(sorted(config))}; this space has {', '.join(sorted(ranges))}"
+        for name, value in config.items():
+            if not any(value == known and type(value) is type(known) for known in ranges[name]):
+                return f"{name}={value} is not one of {', '.join(map(str, ranges[name]))} on {device.arch}"
+        return self.broken_rule(config, problem, device)
+
+    def broken_rule(self, config: Config, problem: Problem, device: Device) -> str | None:
+        """Like :meth:`why_not`, for a config that was drawn from the ranges."""
+        for constraint in self.constraints:
+            why = constraint(config, problem, device)
+            if why is not None:
+                return why
+        return None
+
+    def size(self, problem: Problem, device: Device) -> int:
+        """How many configs the ranges span before constraints."""
+        total = 1
+        for values in self.params(problem, device).values():
+            total *= len(values)
+        return total
+
+    def allowed(self, problem: Problem, device: Device) -> Iterator[Config]:
+        """Every allowed config, in the order of the ranges. A few microseconds per config of the product."""
+        ranges = self.params(problem, device)
+        for values in itertools.product(*ranges.values()):
+            config = Config(dict(zip(ranges, values, strict=True)))
+            if self.broken_rule(config, problem, device) is None:
+                yield config
+
+
+def by_arch(table: Mapping[str, Ranges], arch: str) -> Ranges:
+    """The ranges published for ``arch``, else those of the newest older one of the same vendor.
+
+    >>> by_arch({"sm_80": {"A": (1,)}, "sm_90": {"A": (2,)}}, "sm_89")
+    {'A': (1,)}
+    """
+    if arch in table:
+        return table[arch]
+    family = "gfx" if arch.startswith("gfx") else "sm_"
+    known = sorted((_generation(name), name) for name in table if name.startswith(family))
+    if not known:
+        raise ValueError(f"no ranges for {arch}; this space knows {', '.join(sorted(table))}")
+    older = [name for generation, name in known if generation <= _generation(arch)]
+    return table[older[-1] if older else known[0][1]]
+
+
+def _generation(arch: str) -> int:
+    digits = re.search(r"[0-9a-f]+$", arch.removeprefix("gfx").removeprefix("sm_"))
+    return int(digits.group(), 16) if digits else 0
