@@ -17,7 +17,7 @@ class Field:
     kind: Literal["size", "dtype", "flag", "choice"]
     default: Value | None = None
     minimum: int = 0
-    choices: tuple[str, ...] = ()
+    choices: tuple[Value, ...] = ()
 
     def check(self, value: Value) -> str | None:
         """None if ``value`` will do, else the rule."""
@@ -28,7 +28,9 @@ class Field:
         if self.kind == "flag":
             return None if isinstance(value, bool) else "must be true or false"
         allowed = tuple(ITEMSIZE) if self.kind == "dtype" else self.choices
-        return None if value in allowed else f"must be one of {', '.join(allowed)}"
+        if any(value == choice and type(value) is type(choice) for choice in allowed):
+            return None
+        return f"must be one of {', '.join(map(str, allowed))}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Kernel:
     problems: tuple[str, ...]
     tolerances: Mapping[str, Tolerance]
     signature: Callable[[Problem, Config], Signature]
+    #: A rule over several fields: None, or what a problem breaks ("HKV=3 must divide H=8").
+    rule: Callable[[Problem], str | None] = lambda problem: None
     operator: Operator | None = None
     #: torch callables (functions, or ``torch.ops.aten`` packets) -> how this kernel serves them.
     serves: Mapping[Any, Serves] = field(default_factory=dict)
@@ -142,7 +146,11 @@ class Kernel:
                 raise UsageError(f"problem {text!r}: {known.name}={value} {rule}")
             if value != known.default:
                 kept[known.name] = value
-        return Problem(kept)
+        problem = Problem(kept)
+        broken = self.rule(problem)
+        if broken is not None:
+            raise UsageError(f"problem {text!r}: {broken}")
+        return problem
 
     def parse(self, text: str) -> Problem:
         """:raises UsageError: as :meth:`make`, and on malformed text."""

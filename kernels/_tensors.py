@@ -1,0 +1,66 @@
+"""Facts of tensors that kernels' problems name: dtype, layout, alignment. Host-static, no device reads."""
+
+from __future__ import annotations
+
+import torch
+
+from autotune.data import ITEMSIZE
+
+#: torch.float16 -> "float16", for the dtypes the kernels take.
+DTYPE_NAMES = {getattr(torch, name): name for name in ITEMSIZE}
+
+
+def dtype_name(**tensors: torch.Tensor) -> str:
+    """The one dtype the tensors share.
+
+    :raises ValueError: if they differ, or no kernel takes it.
+    """
+    (first, tensor), *others = tensors.items()
+    for name, other in others:
+        if other.dtype != tensor.dtype:
+            raise ValueError(f"{name} is {other.dtype} but {first} is {tensor.dtype}; convert one of them")
+        if other.device != tensor.device:
+            raise ValueError(f"{name} is on {other.device} but {first} is on {tensor.device}; move one of them")
+    if tensor.dtype not in DTYPE_NAMES:
+        raise ValueError(f"{first} is {tensor.dtype}; the kernels take {', '.join(ITEMSIZE)}")
+    return DTYPE_NAMES[tensor.dtype]
+
+
+def matrix_layout(matrix: torch.Tensor) -> str:
+    """``n`` if rows are contiguous, ``t`` if columns are, ``s`` if neither; of the last two dimensions."""
+    if matrix.stride(-1) == 1 or matrix.size(-1) <= 1:
+        return "n"
+    return "t" if matrix.stride(-2) == 1 or matrix.size(-2) <= 1 else "s"
+
+
+def aligned(*tensors: torch.Tensor) -> bool:
+    """Whether each tensor is as well aligned for 16-byte accesses as a fresh contiguous one of its sizes.
+
+    Alignment that the sizes alone decide (a row of 57 elements) is no trait: the sizes say it already.
+    """
+    for tensor in tensors:
+        if tensor.data_ptr() % 16:
+            return False
+        for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True):
+            loose = stride * tensor.element_size() % 16 and stride != 1 and size > 1
+            if loose and not tensor.is_contiguous() and not tensor.mT.is_contiguous():
+                return False
+    return True
+
+
+def random(*sizes: int, dtype: str, device: str, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers, drawn in float32 on the CPU so that every device sees the same ones."""
+    drawn = torch.randn(*sizes, generator=generator)
+    return drawn.to(device=device, dtype=getattr(torch, dtype))
+
+
+def relaid(matrix: torch.Tensor, layout: str, misaligned: bool = False) -> torch.Tensor:
+    """The same matrix (last two dimensions) with strides of ``layout``, and one element off if asked."""
+    if layout == "t":
+        return relaid(matrix.mT, "n", misaligned).mT
+    *batch, rows, columns = matrix.shape
+    step = 2 if layout == "s" else 1
+    offset = 1 if misaligned else 0
+    storage = matrix.new_empty(matrix.numel() * step + offset)
+    view = storage[offset:].view(*batch, rows, columns * step)[..., ::step]
+    return view.copy_(matrix)

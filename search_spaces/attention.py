@@ -1,0 +1,114 @@
+"""Which tiles ``attention`` may use, by architecture.
+
+Ranges from Triton's tutorial 06 and torch inductor's flex attention; defaults are the ones inductor ships for
+each architecture and head size (torch 2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from autotune.data import ITEMSIZE, Config, Device, Problem, cdiv, clamp, next_power_of_2
+from autotune.search_spaces._rules import (
+    fits_registers,
+    fits_shared_memory,
+    little_padding,
+    pipeline_buffers,
+    worth_interpreting,
+)
+from autotune.space import Ranges, SearchSpace, by_arch
+
+_NVIDIA: Ranges = {
+    "BLOCK_M": (16, 32, 64, 128, 256),
+    "BLOCK_N": (16, 32, 64, 128),
+    "num_warps": (2, 4, 8),
+    "num_stages": (1, 2, 3, 4, 5),
+}
+
+RANGES: Mapping[str, Ranges] = {
+    "sm_80": _NVIDIA,
+    "sm_90": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4, 7)},
+    "sm_100": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4)},
+    "gfx942": {
+        "BLOCK_M": (16, 32, 64, 128, 256),
+        "BLOCK_N": (16, 32, 64, 128),
+        "num_warps": (4, 8),
+        "num_stages": (1, 2),
+        "waves_per_eu": (0, 2, 3),
+    },
+    # Warps and stages change nothing there, so they are no choice.
+    "interpreter": {**_NVIDIA, "num_warps": (4,), "num_stages": (2,)},
+}
+
+#: (BLOCK_M, BLOCK_N, num_stages, num_warps) by the largest head size they are for; 16-bit, then 32-bit.
+_DEFAULTS = {
+    "sm_80": ({64: (128, 64, 3, 4), 128: (128, 64, 3, 8), 256: (32, 64, 3, 4)}, (32, 32, 2, 4)),
+    "sm_90": ({64: (128, 128, 3, 4), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, (32, 64, 3, 4)),
+    "sm_100": ({64: (128, 128, 3, 4), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, (32, 64, 3, 4)),
+    "gfx942": ({128: (64, 64, 2, 8), 256: (32, 64, 2, 8)}, (32, 32, 1, 4)),
+    "interpreter": ({256: (64, 64, 2, 4)}, (64, 64, 2, 4)),
+}
+
+def params(problem: Problem, device: Device) -> Ranges:
+    return by_arch(RANGES, device.arch)
+
+
+def default(problem: Problem, device: Device) -> Config:
+    family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
+    by_head_dim, full_precision = _DEFAULTS[family]
+    head_dim, narrow = problem.integer("D"), ITEMSIZE[str(problem["dtype"])] == 2
+    tile = full_precision
+    if narrow:
+        tile = by_head_dim[min((size for size in by_head_dim if size >= head_dim), default=256)]
+    block_m, block_n, stages, warps = tile
+    if not narrow and head_dim > 128 and family != "interpreter":
+        block_m, block_n, stages = 16, 16, 1
+    block_m = clamp(block_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
+    block_n = clamp(block_n, 16, max(16, next_power_of_2(problem.integer("SK"))))
+    chosen = {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages, "waves_per_eu": 0}
+    if block_m * head_dim < 128 * 64:
+        chosen["num_warps"] = 4
+    return Config({name: chosen[name] for name in params(problem, device)})
+
+
+def seeds(problem: Problem, device: Device) -> Sequence[Config]:
+    base = default(problem, device)
+    shapes = ((128, 128), (128, 64), (64, 64), (64, 128), (64, 32), (16, 64))
+    return [Config({**base, "BLOCK_M": m, "BLOCK_N": n}) for m, n in shapes]
+
+
+def block_d(problem: Problem) -> int:
+    return max(16, next_power_of_2(problem.integer("D")))
+
+
+def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
+    """Shared memory of the query tile and the pipelined key and value tiles."""
+    queries = config.integer("BLOCK_M") * block_d(problem)
+    keys_and_values = 2 * config.integer("BLOCK_N") * block_d(problem)
+    elements = queries + pipeline_buffers(config, device) * keys_and_values
+    return elements * ITEMSIZE[str(problem["dtype"])]
+
+
+def live_elements(config: Config, problem: Problem) -> int:
+    """The output accumulator and the score tile are live together."""
+    return config.integer("BLOCK_M") * (block_d(problem) + config.integer("BLOCK_N"))
+
+
+def steps(config: Config, problem: Problem) -> int:
+    tiles = cdiv(problem.integer("SQ"), config.integer("BLOCK_M"))
+    blocks = cdiv(problem.integer("SK"), config.integer("BLOCK_N"))
+    return problem.integer("B") * problem.integer("H") * tiles * blocks
+
+
+SPACE = SearchSpace(
+    params=params,
+    default=default,
+    constraints=(
+        little_padding({"BLOCK_M": "SQ", "BLOCK_N": "SK"}, params),
+        # Up to a quarter over still wins at times: the compiler reuses score registers for the weights.
+        fits_registers(live_elements, limit=320),
+        fits_shared_memory(shared_bytes),
+        worth_interpreting(steps, default),
+    ),
+    seeds=seeds,
+)
