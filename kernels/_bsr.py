@@ -39,7 +39,12 @@ class BsrWeight(NamedTuple):
         if weight.dim() != 2:
             raise ValueError(f"w_bsr has shape {tuple(weight.shape)}; it must have 2 dimensions")
         rows, columns = weight.shape
-        return cls(weight.crow_indices(), weight.col_indices(), weight.values(), (rows, columns))
+        values = weight.values()
+        if not values.requires_grad:
+            # The same memory, without autograd's note that it is a view of a sparse tensor, which
+            # torch.compile would follow and refuse.
+            values = values.data
+        return cls(weight.crow_indices(), weight.col_indices(), values, (rows, columns))
 
     @property
     def block(self) -> tuple[int, int]:

@@ -1,0 +1,278 @@
+"""Shapes in, config out, launch. Never tunes, never writes, never fails because of the database.
+
+The hot path is one memo look-up per call. A miss decides: the winner of this very problem, else that of a
+near one, else the space's default. The database is read once, into a dict; what it says is used only if the
+live space allows it for this problem on this device.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+import warnings
+from collections.abc import Hashable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from autotune import locate, registry
+from autotune.data import Choice, Config, Device, Problem, UsageError
+from autotune.kernel import Kernel
+from autotune.registry import Loaded
+
+#: A neighbour's winner is used if no size differs by more than this factor, and all together by no more
+#: than its cube. Beyond, the default knows better: a config tuned for long sequences ruins short ones.
+NEAREST_FACTOR = 4.0
+
+#: How long the one read of the database may wait for a writer's commit.
+BUSY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A row of the view ``best``, as read."""
+
+    problem: Problem
+    source: str
+    config: Config
+    median_ms: float
+    protocol: str
+    triton: str
+
+
+#: (kernel, device) -> its winners, in a fixed order.
+Winners: TypeAlias = Mapping[tuple[str, str], tuple[Winner, ...]]
+
+
+def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winner, ...]) -> Choice:
+    """What to launch for ``problem``. Pure: the same winners give every process the same choice."""
+    space = loaded.space
+    notes = []
+    for winner in winners:
+        if winner.problem == problem:
+            why_not = _unusable(winner, loaded, problem, device)
+            if why_not is None:
+                return Choice(winner.config, "tuned", f"measured {winner.median_ms:.4g} ms ({winner.protocol})")
+            notes.append(f"the winner of this problem {why_not}")
+    near = sorted(
+        (distance, str(winner.problem), winner)
+        for winner in winners
+        if (distance := _distance(loaded, problem, winner.problem)) is not None and winner.problem != problem
+    )
+    for distance, text, winner in near:
+        why_not = _unusable(winner, loaded, problem, device)
+        if why_not is None:
+            why = f"tuned for {text}, {2**distance:.3g}x away in size"
+            return Choice(winner.config, "nearest", "; ".join([why, *notes]))
+        notes.append(f"the winner of {text} {why_not}")
+    notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
+    return Choice(space.default(problem, device), "default", "; ".join(notes[:3]))
+
+
+def _unusable(winner: Winner, loaded: Loaded, problem: Problem, device: Device) -> str | None:
+    if winner.source != loaded.source:
+        return "was measured on other kernel code"
+    why_not = loaded.space.why_not(winner.config, problem, device)
+    return None if why_not is None else f"is not allowed here: {why_not}"
+
+
+def _distance(loaded: Loaded, a: Problem, b: Problem) -> float | None:
+    """Sum of |log2| of the sizes' ratios; None if another field differs or a size is too far off."""
+    sizes = loaded.kernel.sizes
+    if _traits(a, sizes) != _traits(b, sizes):
+        return None
+    total, limit = 0.0, math.log2(NEAREST_FACTOR)
+    for known in loaded.kernel.fields:
+        if known.kind == "size":
+            one, other = (problem.integer(known.name, _size(known.default)) for problem in (a, b))
+            apart = abs(math.log2(max(1, one) / max(1, other)))
+            if apart > limit or (one == 0) != (other == 0):
+                return None
+            total += apart
+    return total if total <= 3 * limit else None
+
+
+def _size(default: Any) -> int | None:
+    return default if isinstance(default, int) else None
+
+
+def _traits(problem: Problem, sizes: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in problem.items() if name not in sizes}
+
+
+def _misses(loaded: Loaded, problem: Problem, winners: tuple[Winner, ...]) -> str:
+    """By which fields the closest tuned problem differs."""
+
+    def differing(winner: Winner) -> list[str]:
+        return [
+            f"{known.name}={winner.problem.get(known.name, known.default)}"
+            for known in loaded.kernel.fields
+            if winner.problem.get(known.name, known.default) != problem.get(known.name, known.default)
+        ]
+
+    closest = min(winners, key=lambda winner: (len(differing(winner)), str(winner.problem)))
+    return f"no tuned problem is near; the closest has {', '.join(differing(closest)) or 'the same fields'}"
+
+
+def read_winners(path: Path) -> Winners:
+    """Every usable row of the view ``best``.
+
+    :raises sqlite3.Error, OSError: if the file can't be read; for a missing one too.
+    """
+    found: dict[tuple[str, str], list[Winner]] = {}
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        rows = connection.execute(
+            "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
+            "order by kernel, device, problem, protocol"
+        ).fetchall()
+    for kernel, device, problem, source, config, median_ms, protocol, triton in rows:
+        try:
+            winner = Winner(
+                Problem.parse(problem), str(source), Config.parse(config), float(median_ms), str(protocol), str(triton)
+            )
+        except (UsageError, TypeError, ValueError, AttributeError):
+            continue  # not a row that this version writes
+        found.setdefault((kernel, device), []).append(winner)
+    return {key: tuple(winners) for key, winners in found.items()}
+
+
+# What the memo look-up raises: KeyError for what is new, the others for arguments that are no such tensors.
+_NOT_KNOWN = (KeyError, AttributeError, TypeError, RuntimeError)
+
+
+@dataclass
+class Dispatcher:
+    """Choices of one process for one database. Thread-safe: a memo entry is written once, whole."""
+
+    path: Path | None = None
+    _memo: dict[tuple[str, Hashable], Choice] = field(default_factory=dict)
+    _kernels: dict[str, Kernel] = field(default_factory=dict)
+    _winners: Winners | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def choose(self, name: str, /, *args: Any, **kwargs: Any) -> Choice:
+        """The hot path: about a microsecond when the same shapes come again."""
+        try:
+            return self._memo[name, self._kernels[name].key(*args, **kwargs)]
+        except _NOT_KNOWN:
+            return self._decide(name, args, kwargs)
+
+    def run(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        choice = self.choose(name, *args, **kwargs)
+        kernel = self._kernels[name]
+        if choice.source == "reference":
+            return kernel.reference(*args, **kwargs)
+        return kernel.run(choice.config, *args, **kwargs)
+
+    def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
+        loaded = registry.load(name)
+        self._kernels[name] = loaded.kernel
+        choice = self._choice(loaded, args, kwargs)
+        try:
+            self._memo[name, loaded.kernel.key(*args, **kwargs)] = choice
+        except _NOT_KNOWN:
+            pass  # arguments of no use: torch's reference will say so when it runs
+        return choice
+
+    def _choice(self, loaded: Loaded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
+        import torch  # late: `import autotune` must load neither torch nor Triton
+
+        from autotune import device
+
+        if not args or not isinstance(args[0], torch.Tensor):
+            raise UsageError(f"{loaded.name} got {args[0] if args else 'nothing'!r} where it takes a tensor first")
+        where = device.of(args[0])
+        if where.arch == "cpu":
+            return _torch("the tensors are on a CPU and TRITON_INTERPRET is not set")
+        try:
+            problem = loaded.kernel.problem(*args, **kwargs)
+        except ValueError as error:
+            # The kernel can't; torch may. If torch can't either, its reference says so when it runs.
+            return _torch(str(error))
+        return self.explain(loaded.name, problem, where)
+
+    def explain(self, name: str, problem: Problem, where: Device) -> Choice:
+        if where.arch == "cpu":
+            return _torch("this machine has no GPU and TRITON_INTERPRET is not set")
+        return decide(registry.load(name), problem, where, self.winners().get((name, where.key), ()))
+
+    def winners(self) -> Winners:
+        """The database's winners, read when first needed; none, with one warning, if that fails."""
+        with self._lock:
+            if self._winners is None:
+                path = locate.for_reading(self.path)
+                try:
+                    self._winners = read_winners(path)
+                except (sqlite3.Error, OSError) as error:
+                    self._winners = {}
+                    warnings.warn(
+                        f"autotune: no winners from {path} ({error}); default configs are used. "
+                        "Check the file, or name another with autotune.use(path)",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+            return self._winners
+
+
+def _torch(why: str) -> Choice:
+    return Choice(Config(), "reference", f"torch computes it: {why}")
+
+
+_dispatcher = Dispatcher()
+
+
+def use(path: str | Path | None) -> None:
+    """Read winners from this database from now on; None: from the usual places again."""
+    global _dispatcher
+    _dispatcher = Dispatcher(None if path is None else Path(path))
+
+
+def forget() -> None:
+    """Read the database again at the next call: it has changed."""
+    use(_dispatcher.path)
+
+
+def choose(kernel: str, /, *args: Any, **kwargs: Any) -> Config:
+    """The config that :func:`run` would launch for these arguments. A memo look-up when they are known.
+
+    Empty where torch computes it (:func:`explain` says why).
+
+    :raises UsageError: if no kernel has this name.
+    """
+    return _dispatcher.choose(kernel, *args, **kwargs).config
+
+
+def run(kernel: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Launch ``kernel`` on ``args`` with the config of choice; the result, a new tensor.
+
+    :raises UsageError: if no kernel has this name.
+    :raises ValueError: if the arguments don't fit together.
+    """
+    return _dispatcher.run(kernel, *args, **kwargs)
+
+
+def explain(kernel: str, /, *args: Any, device: Device | None = None, **kwargs: Any) -> Choice:
+    """What dispatch would launch, where that comes from, and why.
+
+    :param args: the kernel's arguments, or one problem (text or :class:`~autotune.data.Problem`)
+    :param device: for a problem: the device, default the one present
+    :raises UsageError: on an unknown kernel or a bad problem.
+    """
+    loaded = registry.load(kernel)
+    if len(args) != 1 or not isinstance(args[0], str | Problem):
+        return _dispatcher.choose(kernel, *args, **kwargs)
+    problem = loaded.kernel.parse(str(args[0]))
+    return _dispatcher.explain(kernel, problem, device or _here())
+
+
+def _here() -> Device:
+    import torch
+
+    from autotune import device as devices
+
+    if devices.interpreting():
+        return devices.INTERPRETER
+    return devices.present() if torch.cuda.is_available() else devices.CPU

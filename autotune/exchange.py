@@ -1,0 +1,64 @@
+"""Trials between files: merge databases, export to JSON lines, import them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from autotune.store import Store, StoreError
+
+
+def merge(sources: Sequence[str | Path], into: str | Path) -> int:
+    """Copy the trials of ``sources`` into ``into``. Idempotent, and the order of the sources does not matter.
+
+    Returns how many rows were new or later than those of ``into``.
+
+    :raises StoreError: if a file can't be read or written. Each source is taken whole or not at all.
+    """
+    changed = 0
+    opened = []
+    try:
+        for source in sources:
+            opened.append(Store(source, readonly=True))
+        with Store(into) as target:
+            for store in opened:
+                changed += target.add(store.rows())
+    finally:
+        for store in opened:
+            store.close()
+    return changed
+
+
+def export(path: str | Path, stream: IO[str]) -> int:
+    """Write every trial of the database as one JSON object a line. Returns how many."""
+    count = 0
+    with Store(path, readonly=True) as store:
+        for row in store.rows():
+            stream.write(json.dumps(row, sort_keys=True) + "\n")
+            count += 1
+    return count
+
+
+def import_(path: str | Path, stream: IO[str]) -> int:
+    """Take in what :func:`export` wrote, all or nothing. Returns how many rows were new or later.
+
+    :raises StoreError: naming the line that is not a trial.
+    """
+    rows = list(_lines(stream))
+    with Store(path) as store:
+        return store.add(rows)
+
+
+def _lines(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(stream, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StoreError(f"line {number} is not JSON: {error}; nothing was written") from error
+        if not isinstance(row, dict):
+            raise StoreError(f"line {number} is not a JSON object; nothing was written")
+        yield row

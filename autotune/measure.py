@@ -1,0 +1,90 @@
+"""One candidate, from config to outcome: verify against the reference, then time. Runs in a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import triton
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
+
+from autotune import bench, device
+from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
+from autotune.registry import Entry
+from autotune.verify import Oracle
+
+
+@lru_cache(maxsize=1)
+def prepare(entry: Entry, problem: Problem, seed: int, where: str) -> Oracle:
+    """Inputs and references of the problem at hand; a sweep asks for one problem at a time.
+
+    :param where: torch device, ``cpu`` or ``cuda:0``
+    """
+    kernel = entry.load().kernel
+    return Oracle(kernel, kernel.inputs(problem, seed, where))
+
+
+def evaluate(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Outcome:
+    """Verify, then time. What can go wrong with a candidate comes back as a Failure, anything else raises."""
+    with _current(where):
+        oracle = prepare(entry, problem, seed, where)
+        timer, protocol = _timer(where)
+        failure = _verdict(oracle, config, protocol)
+        if failure is not None:
+            return failure
+        return timer(partial(oracle.kernel.run, config, *oracle.args))
+
+
+def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Failure | None:
+    """The verdict alone, without a time."""
+    with _current(where):
+        return _verdict(prepare(entry, problem, seed, where), config, _timer(where)[1])
+
+
+def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Timing:
+    """torch's own time for the problem, by the same protocol."""
+    with _current(where):
+        oracle = prepare(entry, problem, seed, where)
+        return _timer(where)[0](partial(oracle.kernel.reference, *oracle.args))
+
+
+def versions(where: str) -> tuple[Device, str, str]:
+    """The device as seen from this process, and the versions of triton and torch."""
+    seen = device.INTERPRETER if where == "cpu" else device.present(int(where.partition(":")[2] or 0))
+    return seen, triton.__version__, torch.__version__
+
+
+def _current(where: str) -> torch.cuda.device:
+    return torch.cuda.device(where if where != "cpu" else -1)  # -1: no device, does nothing
+
+
+def _timer(where: str) -> tuple[Callable[[Callable[[], Any]], Timing], str]:
+    if where == "cpu":
+        return bench.wall, bench.WALL_PROTOCOL
+    seen, _, _ = versions(where)
+    return partial(bench.graph, device=seen), bench.GRAPH_PROTOCOL
+
+
+def _verdict(oracle: Oracle, config: Config, protocol: str) -> Failure | None:
+    try:
+        fault = oracle.fault(config)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    except OutOfResources as error:
+        return Failure(Reason.RESOURCES, _line(error), protocol)
+    except (CompilationError, PTXASError) as error:
+        return Failure(Reason.COMPILE, _line(error), protocol)
+    except torch.cuda.OutOfMemoryError as error:
+        return Failure(Reason.RESOURCES, _line(error), protocol)
+    # A candidate may raise anything at all: the interpreter runs its body as Python. Its row says what.
+    except Exception as error:
+        return Failure(Reason.RUNTIME, _line(error), protocol)
+    return Failure(Reason.WRONG, fault, protocol) if fault is not None else None
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

@@ -1,0 +1,66 @@
+"""The torch operators: ``autotune.ops.matmul``, ``attention``, ``bsr_matmul``, and those of other kernels.
+
+Each kernel declares its operator; this module registers what it finds, under ``torch.ops.autotune``. The
+operators trace under ``torch.compile(fullgraph=True)``, differentiate, and launch whatever dispatch chooses at
+the time of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from autotune import dispatch, registry
+from autotune.kernel import Operator
+
+_NAMESPACE = "autotune"
+
+
+def _define(kernel: str, operator: Operator) -> None:
+    name = f"{_NAMESPACE}::{operator.front.__name__}"
+
+    def compute(*args: Any) -> Any:
+        return dispatch.run(kernel, *operator.kernel_args(*args))
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, torch.Tensor)))
+        # None marks the places of the tensors; everything else is kept as it is.
+        ctx.others = [(isinstance(value, torch.Tensor), value) for value in inputs]
+        ctx.others = [(is_tensor, None if is_tensor else value) for is_tensor, value in ctx.others]
+
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        tensors = iter(ctx.saved_tensors)
+        inputs = [next(tensors) if is_tensor else value for is_tensor, value in ctx.others]
+        return operator.backward(gradient, *inputs)
+
+    torch.library.define(name, operator.schema)
+    torch.library.impl(name, "default")(compute)
+    torch.library.register_fake(name)(operator.fake)
+    torch.library.register_autograd(name, backward, setup_context=save)
+
+
+def _register() -> dict[str, Callable[..., Any]]:
+    fronts = {}
+    for name in registry.entries():
+        operator = registry.load(name).kernel.operator
+        if operator is not None:
+            _define(name, operator)
+            fronts[operator.front.__name__] = operator.front
+    return fronts
+
+
+# Module attributes, so that torch.compile sees plain functions.
+globals().update(_register())
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"no operator {name!r}; there are {', '.join(sorted(_NAMES))}")
+
+
+_NAMES = {name for name, value in globals().items() if not name.startswith("_") and callable(value)} - {
+    "Any",
+    "Callable",
+    "Operator",
+}

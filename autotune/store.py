@@ -1,0 +1,208 @@
+"""``tuning.db``: every trial ever made, in SQLite. Winners are a view over the trials, not a second truth.
+
+One row per (kernel, source, problem, device, config, protocol); of two measurements of one row the later
+stays. That makes recording twice and merging two files idempotent, and merging independent of the order.
+
+The journal is SQLite's rollback journal, not WAL: a WAL file can't be read from a read-only directory and
+leaves two more files beside the one that people copy. Writes are a few small transactions a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from autotune.data import AutotuneError, Config, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
+
+#: How long a writer waits for another one's transaction before giving up.
+BUSY_SECONDS = 30.0
+
+KEY = ("kernel", "source", "problem", "device", "config", "protocol")
+COLUMNS = (
+    *KEY,
+    *("median_ms", "p20_ms", "p80_ms", "n", "reason", "detail"),
+    *("target", "triton", "torch", "driver", "provenance", "created_at"),
+)
+
+migrations = Migrations("autotune")
+
+
+@migrations(name="0001_trials")
+def _trials(db: Database) -> None:
+    text = dict.fromkeys(COLUMNS, str)
+    db["trials"].create(  # type: ignore[union-attr]
+        {**text, "median_ms": float, "p20_ms": float, "p80_ms": float, "n": int},
+        pk=KEY,
+        not_null={*KEY, "target", "created_at"},
+    )
+
+
+@migrations(name="0002_best")
+def _best(db: Database) -> None:
+    # Ties go to the smaller config text, so that every copy of a file names one winner.
+    db.create_view(
+        "best",
+        f"""
+        select {", ".join(COLUMNS)} from (
+            select *, row_number() over (
+                partition by kernel, source, problem, device, protocol order by median_ms, config
+            ) as place
+            from trials where median_ms is not null
+        ) where place = 1
+        """,
+    )
+
+
+class StoreError(AutotuneError):
+    """The database can't be opened, read or written. The message names the file and what to do."""
+
+
+class Store:
+    """An open database. Use as a context manager."""
+
+    def __init__(self, path: str | Path, *, readonly: bool = False) -> None:
+        """Open ``path``; unless ``readonly``, create and migrate it as needed.
+
+        :raises StoreError: if it is missing (readonly), no SQLite file, newer than this version, or locked.
+        """
+        self.path = Path(path)
+        if readonly and not self.path.is_file():
+            raise StoreError(f"no database {self.path}; make one with `autotune tune`, or name another with --db")
+        if not readonly and not self.path.parent.is_dir():
+            raise StoreError(f"no folder {self.path.parent} for the database {self.path}; create it first")
+        with self._explained():
+            mode = "ro" if readonly else "rwc"
+            uri = f"{self.path.resolve().as_uri()}?mode={mode}"
+            self._db = Database(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS))
+        try:
+            with self._explained():
+                self._refuse_newer() if readonly else self._migrate()
+        except BaseException:
+            self.close()
+            raise
+
+    def _migrate(self) -> None:
+        # Exclusive from the first statement: of many processes that open a new file at once, one creates
+        # the schema and the others find it there.
+        self._db.conn.execute("begin immediate")
+        with self._db.atomic():
+            self._refuse_newer()
+            migrations.apply(self._db)
+        self._db.conn.execute("commit")
+
+    def _refuse_newer(self) -> None:
+        known = {migration.name for migration in migrations._migrations}
+        newer = [row.name for row in migrations.applied(self._db) if row.name not in known]
+        if newer:
+            raise StoreError(
+                f"database {self.path} has the newer schema {newer[-1]}; upgrade autotune, or use another file"
+            )
+        pending = [migration.name for migration in migrations.pending(self._db)]
+        tables = set(self._db.table_names()) - {"_sqlite_migrations"}
+        if "0001_trials" in pending and tables:
+            raise StoreError(f"{self.path} is an SQLite database of something else; name another with --db")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"database {self.path}: {error}; check the file, or name another with --db") from error
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def record(self, trial: Trial) -> None:
+        """Write one trial, in a transaction of its own."""
+        self._write([to_row(trial)])
+
+    def _write(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Insert, or replace an older measurement of the same key. Returns how many rows changed."""
+        assign = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in KEY)
+        # The later measurement stays; of two of one instant the larger row, whatever the order of arrival.
+        order = ("created_at", "median_ms", "p20_ms", "p80_ms", "n", "reason", "detail", "provenance")
+        newer = ", ".join(f"coalesce(excluded.{name}, '')" for name in order)
+        older = ", ".join(f"coalesce(trials.{name}, '')" for name in order)
+        statement = (
+            f"insert into trials ({', '.join(COLUMNS)}) values ({', '.join(f':{name}' for name in COLUMNS)}) "
+            f"on conflict ({', '.join(KEY)}) do update set {assign} where ({newer}) > ({older})"
+        )
+        with self._explained(), self._db.atomic():
+            return sum(self._db.conn.execute(statement, row).rowcount for row in rows)
+
+    def outcomes(self, kernel: str, source: str, problem: Problem, device: str, protocol: str) -> dict[Config, Outcome]:
+        """What is known of a problem: config -> outcome, in the order recorded."""
+        where = "kernel = ? and source = ? and problem = ? and device = ? and protocol = ?"
+        values = [kernel, source, str(problem), device, protocol]
+        with self._explained():
+            rows = list(self._db["trials"].rows_where(where, values, order_by="created_at, config"))
+        return {Config.parse(row["config"]): _outcome(row) for row in rows}
+
+    def best(self, kernel: str | None = None) -> list[dict[str, Any]]:
+        """The rows of the view ``best``, by kernel and problem."""
+        where, values = ("kernel = ?", [kernel]) if kernel else (None, None)
+        with self._explained():
+            return list(self._db["best"].rows_where(where, values, order_by="kernel, problem, device, protocol"))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every trial as a plain dict, in an order that depends on nothing but the content."""
+        with self._explained():
+            yield from self._db["trials"].rows_where(order_by=", ".join(KEY), select=", ".join(COLUMNS))
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Take in rows of another file, all or none. Returns how many were new or later than ours.
+
+        :raises StoreError: if a row is not a trial; nothing is written then.
+        """
+        return self._write([_checked(row, number) for number, row in enumerate(rows, start=1)])
+
+
+def to_row(trial: Trial) -> dict[str, Any]:
+    outcome = trial.outcome
+    timed = isinstance(outcome, Timing)
+    return {
+        **{"kernel": trial.kernel, "source": trial.source, "problem": str(trial.problem)},
+        **{"device": trial.device, "config": str(trial.config), "protocol": outcome.protocol},
+        "median_ms": outcome.median_ms if timed else None,
+        "p20_ms": outcome.p20_ms if timed else None,
+        "p80_ms": outcome.p80_ms if timed else None,
+        "n": outcome.n if timed else None,
+        "reason": None if timed else outcome.reason.value,
+        "detail": None if timed else outcome.detail,
+        **{"target": trial.target, "triton": trial.triton, "torch": trial.torch, "driver": trial.driver},
+        "provenance": json.dumps(dict(trial.provenance), sort_keys=True),
+        "created_at": trial.created_at,
+    }
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    if row["median_ms"] is None:
+        return Failure(Reason(row["reason"]), row["detail"] or "", row["protocol"])
+    return Timing(row["median_ms"], row["p20_ms"], row["p80_ms"], row["n"], row["protocol"])
+
+
+def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A row from outside, in canonical spelling; nothing read from a file is trusted."""
+    try:
+        config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
+        outcome = _outcome(row)
+        known = {name: row.get(name) for name in COLUMNS}
+        if not all(isinstance(known[name], str) and known[name] for name in (*KEY, "target", "created_at")):
+            raise UsageError(f"one of {', '.join(KEY)}, target and created_at is missing")
+        timed = isinstance(outcome, Timing)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
+    return {**known, "config": str(config), "problem": str(problem), **({"reason": None} if timed else {})}

@@ -1,0 +1,37 @@
+"""``interpreter``: Triton's interpreter on the CPU. Real correctness; times are the interpreter's own."""
+
+from __future__ import annotations
+
+import numpy
+import triton
+
+from autotune.bench import WALL_PROTOCOL
+from autotune.data import UsageError
+from autotune.targets.process import ProcessTarget
+
+#: A candidate of the allowed ones takes a few seconds at most (search_spaces/_rules.py).
+TIMEOUT_SECONDS = 60.0
+
+
+class Interpreter(ProcessTarget):
+    def __init__(self, timeout_s: float = TIMEOUT_SECONDS, seed: int = 0) -> None:
+        """:raises UsageError: if this numpy breaks this triton's interpreter."""
+        if _version(triton.__version__) < (3, 7) and _version(numpy.__version__) >= (2, 4):
+            raise UsageError(
+                f"triton {triton.__version__}'s interpreter breaks on loops with numpy {numpy.__version__}; "
+                "pip install 'numpy<2.4'"
+            )
+        super().__init__(
+            "interpreter",
+            where="cpu",
+            protocol=WALL_PROTOCOL,
+            # One thread: a candidate's time must not depend on what the other cores do.
+            environment={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+            timeout_s=timeout_s,
+            seed=seed,
+        )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
