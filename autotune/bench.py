@@ -49,9 +49,7 @@ def graph(function: Callable[[], object], device: Device, budget_s: float = 0.1,
 
 
 def _replay(captured: torch.cuda.CUDAGraph, flush: torch.Tensor, repeats: int) -> list[float]:
-    pairs = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)
-    ]
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
     for begin, end in pairs:
         flush.zero_()
         begin.record()

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import warnings
 from collections.abc import Hashable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -131,7 +131,12 @@ def read_winners(path: Path) -> Winners:
     for kernel, device, problem, source, config, median_ms, protocol, triton in rows:
         try:
             winner = Winner(
-                Problem.parse(problem), str(source), Config.parse(config), float(median_ms), str(protocol), str(triton)
+                Problem.parse(problem),
+                str(source),
+                Config.parse(config),
+                float(median_ms),
+                str(protocol),
+                str(triton),
             )
         except (UsageError, TypeError, ValueError, AttributeError):
             continue  # not a row that this version writes
@@ -171,10 +176,9 @@ class Dispatcher:
         loaded = registry.load(name)
         self._kernels[name] = loaded.kernel
         choice = self._choice(loaded, args, kwargs)
-        try:
+        # Arguments that have no key are of no use: torch's reference will say so when it runs.
+        with suppress(*_NOT_KNOWN):
             self._memo[name, loaded.kernel.key(*args, **kwargs)] = choice
-        except _NOT_KNOWN:
-            pass  # arguments of no use: torch's reference will say so when it runs
         return choice
 
     def _choice(self, loaded: Loaded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -92,7 +92,7 @@ def _installed() -> dict[str, Entry]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(entry: Entry) -> Loaded:
     kernel_module, space_module = _module(entry.kernel), _module(entry.space)
     kernel, space = getattr(kernel_module, "KERNEL", None), getattr(space_module, "SPACE", None)

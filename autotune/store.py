@@ -143,7 +143,9 @@ class Store:
         with self._explained(), self._db.atomic():
             return sum(self._db.conn.execute(statement, row).rowcount for row in rows)
 
-    def outcomes(self, kernel: str, source: str, problem: Problem, device: str, protocol: str) -> dict[Config, Outcome]:
+    def outcomes(
+        self, kernel: str, source: str, problem: Problem, device: str, protocol: str
+    ) -> dict[Config, Outcome]:
         """What is known of a problem: config -> outcome, in the order recorded."""
         where = "kernel = ? and source = ? and problem = ? and device = ? and protocol = ?"
         values = [kernel, source, str(problem), device, protocol]
@@ -171,21 +173,22 @@ class Store:
 
 
 def to_row(trial: Trial) -> dict[str, Any]:
-    outcome = trial.outcome
-    timed = isinstance(outcome, Timing)
     return {
         **{"kernel": trial.kernel, "source": trial.source, "problem": str(trial.problem)},
-        **{"device": trial.device, "config": str(trial.config), "protocol": outcome.protocol},
-        "median_ms": outcome.median_ms if timed else None,
-        "p20_ms": outcome.p20_ms if timed else None,
-        "p80_ms": outcome.p80_ms if timed else None,
-        "n": outcome.n if timed else None,
-        "reason": None if timed else outcome.reason.value,
-        "detail": None if timed else outcome.detail,
+        **{"device": trial.device, "config": str(trial.config), "protocol": trial.outcome.protocol},
+        **_outcome_columns(trial.outcome),
         **{"target": trial.target, "triton": trial.triton, "torch": trial.torch, "driver": trial.driver},
         "provenance": json.dumps(dict(trial.provenance), sort_keys=True),
         "created_at": trial.created_at,
     }
+
+
+def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
+    columns: dict[str, Any] = dict.fromkeys(("median_ms", "p20_ms", "p80_ms", "n", "reason", "detail"))
+    if isinstance(outcome, Failure):
+        return {**columns, "reason": outcome.reason.value, "detail": outcome.detail}
+    times = {"median_ms": outcome.median_ms, "p20_ms": outcome.p20_ms, "p80_ms": outcome.p80_ms}
+    return {**columns, **times, "n": outcome.n}
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
@@ -202,7 +205,6 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         known = {name: row.get(name) for name in COLUMNS}
         if not all(isinstance(known[name], str) and known[name] for name in (*KEY, "target", "created_at")):
             raise UsageError(f"one of {', '.join(KEY)}, target and created_at is missing")
-        timed = isinstance(outcome, Timing)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
-    return {**known, "config": str(config), "problem": str(problem), **({"reason": None} if timed else {})}
+    return {**known, "config": str(config), "problem": str(problem), **_outcome_columns(outcome)}

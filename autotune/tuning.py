@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from autotune import dispatch, locate, registry
@@ -127,7 +128,7 @@ def sweep(
                 loaded.space,
                 job.problem,
                 target.device,
-                lambda config, loaded=loaded, job=job: target.evaluate(loaded.entry, job.problem, config),
+                partial(target.evaluate, loaded.entry, job.problem),
                 trials=trials,
                 seed=seed,
                 known=dict(outcomes),

@@ -35,7 +35,7 @@ class _Poison(TorchDispatchMode):
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Within, fresh uninitialised memory is NaN."""
-    with _Poison():
+    with _Poison():  # type: ignore[no-untyped-call]
         yield
 
 
@@ -93,9 +93,7 @@ class Oracle:
         return compare(result, self.peer, self.exact, self.tolerance)
 
 
-def compare(
-    result: torch.Tensor, peer: torch.Tensor, exact: torch.Tensor, tolerance: Tolerance
-) -> str | None:
+def compare(result: torch.Tensor, peer: torch.Tensor, exact: torch.Tensor, tolerance: Tolerance) -> str | None:
     """None if ``result`` is as close to ``exact`` as ``tolerance`` allows, else how far off it is.
 
     :param peer: torch's result in the dtype of ``result``; ``exact``: the float64 one. All of one shape.

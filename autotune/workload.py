@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune import registry
 from autotune.data import AutotuneError, Problem, UsageError
@@ -35,7 +35,7 @@ class Workload:
     __hash__ = None  # type: ignore[assignment]
 
     def save(self, path: str | Path) -> None:
-        """One JSON object a line, ``{"kernel": ..., "problem": ..., "calls": ...}``; the same file for the same calls."""
+        """One JSON object a line, ``{"kernel": ..., "problem": ..., "calls": ...}``, in sorted order."""
         lines = [
             json.dumps({"kernel": kernel, "problem": str(problem), "calls": count})
             for (kernel, problem), count in self.calls.items()
@@ -48,7 +48,9 @@ class Workload:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"workload {path} can't be read: {error}; record one with autotune.record()") from error
+            raise UsageError(
+                f"workload {path} can't be read: {error}; record one with autotune.record()"
+            ) from error
         workload = cls()
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -100,22 +102,3 @@ def record() -> Iterator[Workload]:
     workload = Workload()
     with recording(workload):
         yield workload
-
-
-def count(workload: Workload, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Take one torch call into the workload. True if it is served, and what it calls inside is no news."""
-    from autotune import calls
-
-    served = calls.read(call, args, kwargs)
-    if served is None:
-        return False
-    if isinstance(served, str):
-        workload.skipped[calls.name_of(call), served] += 1
-        return False
-    try:
-        problem = served.kernel.problem(*served.args)
-    except ValueError as error:
-        workload.skipped[calls.name_of(call), str(error)] += 1
-        return False
-    workload.calls[served.kernel_name, problem] += 1
-    return True

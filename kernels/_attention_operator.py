@@ -14,7 +14,9 @@ aten = torch.ops.aten
 def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; attention takes (batch, heads, seq, head_dim)")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}; attention takes (batch, heads, seq, head_dim)"
+            )
     if k.shape != v.shape:
         raise ValueError(f"k is {tuple(k.shape)} and v is {tuple(v.shape)}; their shapes must be equal")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
@@ -41,7 +43,9 @@ def attention(
     """
     check(q, k, v)
     if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
-        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype} on {q.device}, {k.device}, {v.device}; they must agree")
+        raise ValueError(
+            f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype} on {q.device}, {k.device}, {v.device}; they must agree"
+        )
     result: torch.Tensor = torch.ops.autotune.attention(q, k, v, causal, scale)
     return result
 

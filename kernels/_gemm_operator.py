@@ -47,9 +47,7 @@ def _fake(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a.new_empty(*batch, a.shape[-2], b.shape[-1])
 
 
-def _backward(
-    gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward(gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     grad_a = torch.matmul(gradient, b.mT.conj()).sum_to_size(a.shape)
     grad_b = torch.matmul(a.mT.conj(), gradient).sum_to_size(b.shape)
     return grad_a, grad_b
@@ -93,7 +91,7 @@ def _add(
 
 
 _PAIR, _LINEAR, _ADDED = Serves(_pair), Serves(_linear, _add_bias), Serves(_added, _add)
-SERVES = {
+SERVES: dict[Any, Serves] = {
     **dict.fromkeys((torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm), _PAIR),
     **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), _PAIR),
     **dict.fromkeys((torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm), _ADDED),

@@ -78,9 +78,15 @@ def problem(x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> Problem:
     n, k = weight.shape
     rows = _rows(x)
     return KERNEL.make(
-        **{"M": rows.shape[0], "N": n, "K": k, "BLOCK_ROWS": weight.block[0], "BLOCK_COLUMNS": weight.block[1]},
-        **{"density": density(weight), "dtype": dtype_name(x=x, w_bsr=weight.values)},
-        **{"layout": matrix_layout(rows), "aligned": aligned(rows, weight.values)},
+        M=rows.shape[0],
+        N=n,
+        K=k,
+        BLOCK_ROWS=weight.block[0],
+        BLOCK_COLUMNS=weight.block[1],
+        density=density(weight),
+        dtype=dtype_name(x=x, w_bsr=weight.values),
+        layout=matrix_layout(rows),
+        aligned=aligned(rows, weight.values),
     )
 
 

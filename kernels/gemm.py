@@ -6,6 +6,7 @@ GROUP_M tile rows, so that programs running together share operands in the L2 ca
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable
 
@@ -58,8 +59,9 @@ def _gemm(
     # plain; what they compute is never stored.
     a_tile = a + batch * stride_ab + (rows % M)[:, None] * stride_am + inner[None, :] * stride_ak
     b_tile = b + batch * stride_bb + inner[:, None] * stride_bk + (columns % N)[None, :] * stride_bn
-    step_a = stride_ak.to(tl.int64) * BLOCK_K
-    step_b = stride_bk.to(tl.int64) * BLOCK_K
+    block_k = tl.full((), BLOCK_K, dtype=tl.int64)
+    step_a = block_k * stride_ak
+    step_b = block_k * stride_bk
 
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(0, tl.cdiv(K, BLOCK_K)):
@@ -96,7 +98,7 @@ def _batched(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 def _foldable(a: torch.Tensor) -> bool:
     """Whether all but the last dimension are evenly spaced rows."""
     dims = [(size, stride) for size, stride in zip(a.shape[:-1], a.stride()[:-1], strict=True) if size != 1]
-    return all(outer[1] == inner[0] * inner[1] for outer, inner in zip(dims, dims[1:], strict=False))
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(dims))
 
 
 def problem(a: torch.Tensor, b: torch.Tensor) -> Problem:
@@ -118,7 +120,7 @@ def key(a: torch.Tensor, b: torch.Tensor) -> Hashable:
         a.stride(),
         b.stride(),
         a.dtype,
-        b.dtype,
+        a.dtype is b.dtype,
         a.get_device(),
         (a.data_ptr() | b.data_ptr()) & 15,
     )

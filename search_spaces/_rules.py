@@ -36,6 +36,16 @@ def pipeline_buffers(config: Config, device: Device) -> int:
     return stages if hopper_or_later else max(1, stages - 1)
 
 
+def barrier_bytes(device: Device) -> int:
+    """sm_100's tensor cores signal through barriers in shared memory; Triton 3.9 reports 16 B for one dot."""
+    return 16 if device.arch.startswith("sm_1") and len(device.arch) == 6 else 0
+
+
+def default_warps(outputs: int, ranges: Ranges) -> int:
+    """One warp for 2048 outputs, but four where they have something to do: fewer spill."""
+    return largest_up_to(min(8, max(outputs // 2048, min(4, outputs // 256))), ranges, "num_warps")
+
+
 def fits_shared_memory(needed_bytes: Callable[[Config, Problem, Device], int]) -> Constraint:
     def rule(config: Config, problem: Problem, device: Device) -> str | None:
         need = needed_bytes(config, problem, device)

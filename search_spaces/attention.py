@@ -49,6 +49,7 @@ _DEFAULTS = {
     "interpreter": ({256: (64, 64, 2, 4)}, (64, 64, 2, 4)),
 }
 
+
 def params(problem: Problem, device: Device) -> Ranges:
     return by_arch(RANGES, device.arch)
 
@@ -56,7 +57,7 @@ def params(problem: Problem, device: Device) -> Ranges:
 def default(problem: Problem, device: Device) -> Config:
     family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
     by_head_dim, full_precision = _DEFAULTS[family]
-    head_dim, narrow = problem.integer("D"), ITEMSIZE[str(problem["dtype"])] == 2
+    head_dim, narrow = problem.integer("D"), _itemsize(problem) == 2
     tile = full_precision
     if narrow:
         tile = by_head_dim[min((size for size in by_head_dim if size >= head_dim), default=256)]
@@ -82,11 +83,21 @@ def block_d(problem: Problem) -> int:
 
 
 def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Shared memory of the query tile and the pipelined key and value tiles."""
-    queries = config.integer("BLOCK_M") * block_d(problem)
-    keys_and_values = 2 * config.integer("BLOCK_N") * block_d(problem)
-    elements = queries + pipeline_buffers(config, device) * keys_and_values
-    return elements * ITEMSIZE[str(problem["dtype"])]
+    """Shared memory of the query tile, the pipelined key and value tiles, and what the softmax passes on.
+
+    The weights stay in registers between the two products where each warp owns 16 rows or more of them; else,
+    and in float32, they go through shared memory. Maxima and sums of rows take a little scratch.
+    """
+    block_m, block_n, itemsize = config.integer("BLOCK_M"), config.integer("BLOCK_N"), _itemsize(problem)
+    queries = block_m * block_d(problem)
+    keys_and_values = 2 * block_n * block_d(problem)
+    passed_on = block_m * block_n if itemsize == 4 or 16 * config.integer("num_warps") > block_m else 0
+    scratch = 16 * block_m + 64
+    return (queries + pipeline_buffers(config, device) * keys_and_values + passed_on) * itemsize + scratch
+
+
+def _itemsize(problem: Problem) -> int:
+    return ITEMSIZE[str(problem["dtype"])]
 
 
 def live_elements(config: Config, problem: Problem) -> int:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from autotune.data import ITEMSIZE, Config, Device, Problem, cdiv, clamp, next_power_of_2
 from autotune.search_spaces._rules import (
+    barrier_bytes,
+    default_warps,
     feeds_warps,
     fits_registers,
     fits_shared_memory,
-    largest_up_to,
     little_padding,
     pipeline_buffers,
     worth_interpreting,
@@ -37,6 +38,7 @@ RANGES: Mapping[str, Ranges] = {
     "interpreter": {**_NVIDIA, "GROUP_M": (4,), "num_warps": (4,), "num_stages": (2,)},
 }
 
+
 def params(problem: Problem, device: Device) -> Ranges:
     return by_arch(RANGES, device.arch)
 
@@ -51,7 +53,7 @@ def default(problem: Problem, device: Device) -> Config:
         "BLOCK_M": block_m,
         "BLOCK_K": min(problem.integer("BLOCK_COLUMNS"), 64 if narrow else 32),
         "GROUP_M": 4,
-        "num_warps": largest_up_to(block_m * block_rows // 2048, ranges, "num_warps"),
+        "num_warps": default_warps(block_m * block_rows, ranges),
         "num_stages": 4 if 4 in ranges["num_stages"] else 2,
         "waves_per_eu": 0,
         "kpack": 1,
@@ -68,7 +70,7 @@ def seeds(problem: Problem, device: Device) -> Sequence[Config]:
 def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
     """Shared memory of the pipelined tiles of x and of the weight."""
     tile = (config.integer("BLOCK_M") + problem.integer("BLOCK_ROWS")) * config.integer("BLOCK_K")
-    return pipeline_buffers(config, device) * tile * ITEMSIZE[str(problem["dtype"])]
+    return pipeline_buffers(config, device) * tile * ITEMSIZE[str(problem["dtype"])] + barrier_bytes(device)
 
 
 def outputs(config: Config, problem: Problem) -> int:

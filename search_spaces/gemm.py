@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from autotune.data import ITEMSIZE, Config, Device, Problem, cdiv, clamp, next_power_of_2
 from autotune.search_spaces._rules import (
+    barrier_bytes,
+    default_warps,
     feeds_warps,
     fits_registers,
     fits_shared_memory,
-    largest_up_to,
     little_padding,
     pipeline_buffers,
     smallest,
@@ -71,6 +72,7 @@ RANGES: Mapping[str, Ranges] = {
     },
 }
 
+
 def params(problem: Problem, device: Device) -> Ranges:
     return by_arch(RANGES, device.arch)
 
@@ -96,16 +98,31 @@ def default(problem: Problem, device: Device) -> Config:
         chosen["BLOCK_K"] = clamp(next_power_of_2(K), 16, 128)
     for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"):
         chosen[name] = max(chosen[name], smallest(ranges, name))
-    chosen["num_warps"] = largest_up_to(chosen["BLOCK_M"] * chosen["BLOCK_N"] // 2048, ranges, "num_warps")
+    chosen["num_warps"] = default_warps(chosen["BLOCK_M"] * chosen["BLOCK_N"], ranges)
     return Config({name: chosen[name] for name in ranges})
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
     """Tiles that win in shipped lists: inductor's Hopper-class one first, then square, wide and decode ones."""
     base = default(problem, device)
-    shapes = ((128, 256, 64, 8), (128, 128, 64, 4), (64, 128, 64, 4), (64, 64, 128, 4), (16, 64, 128, 4), (16, 32, 128, 4))
+    shapes = (
+        (128, 256, 64, 8),
+        (128, 128, 64, 4),
+        (64, 128, 64, 4),
+        (64, 64, 128, 4),
+        (16, 64, 128, 4),
+        (16, 32, 128, 4),
+    )
     return [
-        Config({**base, "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "num_warps": warps if "sm" in device.arch else base["num_warps"]})
+        Config(
+            {
+                **base,
+                "BLOCK_M": m,
+                "BLOCK_N": n,
+                "BLOCK_K": k,
+                "num_warps": warps if "sm" in device.arch else base["num_warps"],
+            }
+        )
         for m, n, k, warps in shapes
     ]
 
@@ -113,7 +130,7 @@ def seeds(problem: Problem, device: Device) -> Sequence[Config]:
 def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
     """Shared memory of the pipelined operand tiles."""
     tile = (config.integer("BLOCK_M") + config.integer("BLOCK_N")) * config.integer("BLOCK_K")
-    return pipeline_buffers(config, device) * tile * ITEMSIZE[str(problem["dtype"])]
+    return pipeline_buffers(config, device) * tile * ITEMSIZE[str(problem["dtype"])] + barrier_bytes(device)
 
 
 def outputs(config: Config, problem: Problem) -> int:

@@ -53,7 +53,9 @@ class ProcessTarget:
         assert outcome is not None
         return outcome
 
-    def _guarded(self, function: Callable[..., Outcome | None], entry: Entry, problem: Problem, *args: Any) -> Outcome | None:
+    def _guarded(
+        self, function: Callable[..., Outcome | None], entry: Entry, problem: Problem, *args: Any
+    ) -> Outcome | None:
         # Inputs and references first and on their own clock: their trouble is no fault of the candidate.
         try:
             self._worker.call(_ready, entry, problem, self._seed, self._where, timeout_s=START_SECONDS)

@@ -1,0 +1,82 @@
+"""Run kernels without searching: verify sampled configs, and compare tuned, default and torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autotune import dispatch
+from autotune.data import Choice, Config, Failure, Outcome, Problem
+from autotune.dispatch import Dispatcher
+from autotune.registry import Loaded
+from autotune.targets.process import ProcessTarget
+
+
+@dataclass
+class Verdict:
+    """One problem of one kernel: how many configs were run, and those that failed."""
+
+    kernel: str
+    problem: Problem
+    configs: int = 0
+    failures: dict[Config, Failure] = field(default_factory=dict)
+
+
+def check(kernels: Sequence[Loaded], target: ProcessTarget, *, samples: int, seed: int = 0) -> list[Verdict]:
+    """Verify the default and ``samples`` other allowed configs on each of the kernels' own problems."""
+    drawn = random.Random(seed)
+    verdicts = []
+    for loaded in kernels:
+        for text in loaded.kernel.problems:
+            problem = loaded.kernel.parse(text)
+            default = loaded.space.default(problem, target.device)
+            others = [config for config in loaded.space.allowed(problem, target.device) if config != default]
+            verdict = Verdict(loaded.name, problem)
+            for config in [default, *drawn.sample(others, min(samples, len(others)))]:
+                verdict.configs += 1
+                outcome = target.verify(loaded.entry, problem, config)
+                if isinstance(outcome, Failure):
+                    verdict.failures[config] = outcome
+            verdicts.append(verdict)
+    return verdicts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Three times of one problem, taken one after the other."""
+
+    kernel: str
+    problem: Problem
+    choice: Choice
+    tuned: Outcome
+    default: Outcome
+    torch: Outcome
+
+
+def compare(
+    kernels: Sequence[Loaded], problems: Sequence[Problem], target: ProcessTarget, db: str | Path | None
+) -> list[Comparison]:
+    """What dispatch would serve, the default, and torch; on ``problems``, else on each kernel's own."""
+    dispatcher = Dispatcher(None if db is None else Path(db))
+    rows = []
+    for loaded in kernels:
+        for problem in problems or [loaded.kernel.parse(text) for text in loaded.kernel.problems]:
+            winners = dispatcher.winners().get((loaded.name, target.device.key), ())
+            choice = dispatch.decide(loaded, problem, target.device, winners)
+            default = loaded.space.default(problem, target.device)
+            timed = target.evaluate(loaded.entry, problem, default)
+            rows.append(
+                Comparison(
+                    kernel=loaded.name,
+                    problem=problem,
+                    choice=choice,
+                    tuned=timed
+                    if choice.config == default
+                    else target.evaluate(loaded.entry, problem, choice.config),
+                    default=timed,
+                    torch=target.time_reference(loaded.entry, problem),
+                )
+            )
+    return rows

@@ -1,0 +1,117 @@
+"""What the commands print: tables that read as well in a pipe as on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from autotune.checking import Comparison, Verdict
+from autotune.data import Config, Device, Outcome, Timing
+from autotune.registry import Loaded
+from autotune.tuning import Summary
+
+# Short forms of parameter names, so that a config fits a column: m64 n128 k32 w4 s3.
+_SHORT = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if console.is_terminal:
+        console.print(table)
+        return
+    # In a pipe nothing may be cut off at 80 columns, and nobody needs the padding.
+    wide = Console(width=400)
+    with wide.capture() as captured:
+        wide.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()))
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def short(config: Config) -> str:
+    """``m64 n128 k32 w4 s3``: the usual parameters by letter, others by name."""
+    known = [f"{letter}{config[name]}" for name, letter in _SHORT.items() if name in config]
+    return " ".join([*known, *(f"{name}={value}" for name, value in config.items() if name not in _SHORT)])
+
+
+def time_of(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "-"
+    return f"{outcome.median_ms:.4g} ms" if isinstance(outcome, Timing) else outcome.reason.value
+
+
+def _gain(default: Outcome | None, best: Outcome | None) -> str:
+    if isinstance(default, Timing) and isinstance(best, Timing):
+        return f"{default.median_ms / best.median_ms:.2f}x"
+    return "-"
+
+
+def summaries(rows: Sequence[Summary]) -> None:
+    table = _table(
+        *("kernel", "problem", "default", "time", "best", "time", "gain", "trials", "new", "failures", "target"),
+        right=("time", "gain", "trials", "new"),
+    )
+    for row in rows:
+        config, outcome = row.best if row.best is not None else (None, None)
+        failures = ", ".join(f"{count} {reason.value}" for reason, count in sorted(row.failures.items()))
+        table.add_row(
+            *(row.kernel, str(row.problem), short(row.default), time_of(row.default_outcome)),
+            *("-" if config is None else short(config), time_of(outcome), _gain(row.default_outcome, outcome)),
+            *(str(len(row.outcomes)), str(row.measured), failures or "none", row.target),
+        )
+    _print(table)
+
+
+def winners(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("kernel", "problem", "config", "time", "device", "protocol", "triton", right=("time",))
+    for row in rows:
+        table.add_row(
+            *(row["kernel"], row["problem"], short(Config.parse(row["config"])), f"{row['median_ms']:.4g} ms"),
+            *(row["device"], row["protocol"], row["triton"]),
+        )
+    _print(table)
+
+
+def kernels(loaded: Sequence[Loaded], devices: Sequence[Device]) -> None:
+    """Sizes are of the allowed part of each space, for the kernel's first test problem."""
+    columns = [f"configs on {device.arch}" for device in devices]
+    table = _table("kernel", "problem (fields in brackets have defaults)", "parameters", *columns, right=columns)
+    for one in loaded:
+        example = one.kernel.parse(one.kernel.problems[0])
+        fields = [known.name if known.default is None else rf"\[{known.name}]" for known in one.kernel.fields]
+        counts = [sum(1 for _ in one.space.allowed(example, device)) for device in devices]
+        table.add_row(
+            one.name, ",".join(fields), " ".join(one.space.params(example, devices[0])), *map(str, counts)
+        )
+    _print(table)
+
+
+def verdicts(rows: Sequence[Verdict]) -> None:
+    table = _table("kernel", "problem", "configs", "verdict", right=("configs",))
+    for row in rows:
+        details = [
+            f"{short(config)}: {failure.reason.value} {failure.detail}" for config, failure in row.failures.items()
+        ]
+        table.add_row(row.kernel, str(row.problem), str(row.configs), "\n".join(details) or "right")
+    _print(table)
+
+
+def comparison(rows: Sequence[Comparison]) -> None:
+    table = _table(
+        *("kernel", "problem", "served", "from", "time", "default", "torch"), right=("time", "default", "torch")
+    )
+    for row in rows:
+        table.add_row(
+            *(row.kernel, str(row.problem), short(row.choice.config), row.choice.source),
+            *(time_of(row.tuned), time_of(row.default), time_of(row.torch)),
+        )
+    _print(table)
