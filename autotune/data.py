@@ -47,6 +47,8 @@ class _Record(Mapping[str, Value]):
                 raise UsageError(
                     f"{self._what} field {name}={value!r} is a {type(value).__name__}; use an int, a bool or a str"
                 )
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise UsageError(f"{self._what} field {name}={value} does not fit 64 bits")
         # bool is an int to Python, and True == 1: the type belongs to the identity.
         self._hash = hash(frozenset((name, type(value), value) for name, value in self._values.items()))
 
@@ -139,16 +141,12 @@ class Problem(_Record):
             if value in ("true", "false"):
                 values[name] = value == "true"
             elif _INTEGER.fullmatch(value):
-                values[name] = int(value) if len(value) <= 19 else _too_big(text, name, value)
+                values[name] = int(value[:21])  # longer ones are out of range whatever their digits
             elif _WORD.fullmatch(value):
                 values[name] = value
             else:
                 raise UsageError(f"problem {text!r}: {name}={value!r} is neither an integer, a flag nor a word")
         return cls(values)
-
-
-def _too_big(text: str, name: str, value: str) -> int:
-    raise UsageError(f"problem {text[:80]!r}: {name}={value[:20]}... does not fit 64 bits")
 
 
 @dataclass(frozen=True)

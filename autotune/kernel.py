@@ -46,7 +46,7 @@ class Tolerance:
     """The two-reference rule: max|ours - exact| <= ratio * max|torch - exact| + ulps * eps * max|exact|.
 
     ``exact`` is the reference in float64, ``torch`` the same reference in the problem's dtype, and eps the
-    dtype's machine epsilon. The root mean square of the error is held to the same bound.
+    dtype's machine epsilon. The root mean square of the error is held to the same ratio, with less slack.
     """
 
     ratio: float

@@ -83,7 +83,8 @@ def bsr_matmul(x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> torch.Tensor
     :param w_bsr: (N, K), ``torch.sparse_bsr``, or its :class:`BsrWeight` where torch.compile traces
 
     Blocks of powers of two from 16 up in float16, bfloat16 and float32 run the tuned kernel, others torch.
-    Reads only the stored blocks. Differentiable in ``x`` and in the stored values.
+    Reads only the stored blocks: NaN and infinity in ``x`` meet no zeros there.
+    Differentiable in ``x`` and in the stored values.
 
     :raises ValueError: if ``w_bsr`` is not block-sparse, or sizes, dtypes or devices differ.
     """

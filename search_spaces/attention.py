@@ -83,17 +83,21 @@ def block_d(problem: Problem) -> int:
 
 
 def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Shared memory of the query tile, the pipelined key and value tiles, and what the softmax passes on.
+    """Shared memory of the tiles and of what the softmax passes on; read off Triton 3.9's compiled code.
 
-    The weights stay in registers between the two products where each warp owns 16 rows or more of them; else,
-    and in float32, they go through shared memory. Maxima and sums of rows take a little scratch.
+    NVIDIA: the query tile, the pipelined key and value tiles, and scratch for maxima and sums of rows. The
+    weights stay in registers between the two products where each warp owns 16 rows or more of them; else, and
+    in float32, they go through shared memory. AMD: the query tile only passes through, its memory is used
+    again; without pipelining so is that of the keys.
     """
     block_m, block_n, itemsize = config.integer("BLOCK_M"), config.integer("BLOCK_N"), _itemsize(problem)
-    queries = block_m * block_d(problem)
-    keys_and_values = 2 * block_n * block_d(problem)
+    queries, keys = block_m * block_d(problem), block_n * block_d(problem)
+    if device.arch.startswith("gfx"):
+        buffers = 2 * (config.integer("num_stages") - 1) or 1
+        return max(queries, buffers * keys + (block_m * block_n if block_m >= 64 else 0)) * itemsize
     passed_on = block_m * block_n if itemsize == 4 or 16 * config.integer("num_warps") > block_m else 0
     scratch = 16 * block_m + 64
-    return (queries + pipeline_buffers(config, device) * keys_and_values + passed_on) * itemsize + scratch
+    return (queries + 2 * pipeline_buffers(config, device) * keys + passed_on) * itemsize + scratch
 
 
 def _itemsize(problem: Problem) -> int:

@@ -1,0 +1,34 @@
+"""Kernels run in Triton's interpreter, so it must be switched on before any of them is imported."""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ.pop("AUTOTUNE_DB", None)
+
+from pathlib import Path
+
+import pytest
+
+from autotune import dispatch
+
+
+@pytest.fixture
+def db_path(tmp_path):
+    return tmp_path / "test.db"
+
+
+@pytest.fixture(autouse=True)
+def no_database(tmp_path):
+    """Dispatch starts from an empty database, whatever lies in the working directory."""
+    from autotune.store import Store
+
+    empty = tmp_path / "empty.db"
+    Store(empty).close()
+    dispatch.use(empty)
+    yield
+    dispatch.use(None)
+
+
+@pytest.fixture(scope="session")
+def root():
+    return Path(__file__).parent.parent

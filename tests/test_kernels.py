@@ -1,0 +1,268 @@
+"""The conformance suite every kernel passes without adding a test, on CPU in Triton's interpreter."""
+
+import random
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from autotune import device, registry
+from autotune.verify import Oracle
+
+# Configs are sampled from GPU spaces too: the interpreter takes them all, and wrong tile logic shows there.
+DEVICES = [device.INTERPRETER, device.profile("h100"), device.profile("mi300x")]
+SAMPLES = 2
+NAMES = list(registry.entries())
+PROBLEMS = [
+    pytest.param(name, text, id=f"{name}-{text}") for name in NAMES for text in registry.load(name).kernel.problems
+]
+
+
+def affordable(loaded, problem, where):
+    """Tiles of 32 and more: the interpreter takes a millisecond a tile product, whatever its size."""
+    configs = []
+    for config in loaded.space.allowed(problem, where):
+        tiles = [value for key, value in config.items() if key.startswith("BLOCK_")]
+        if min(tiles) >= 32:
+            configs.append(config)
+    return configs
+
+
+@pytest.mark.parametrize(("name", "text"), PROBLEMS)
+def test_default_and_sampled_configs_match_the_reference(name, text):
+    loaded = registry.load(name)
+    problem = loaded.kernel.parse(text)
+    oracle = Oracle(loaded.kernel, loaded.kernel.inputs(problem, seed=7, device="cpu"))
+    drawn = random.Random(text)
+    configs = {loaded.space.default(problem, where) for where in DEVICES}
+    for where in DEVICES:
+        pool = affordable(loaded, problem, where)
+        configs.update(drawn.sample(pool, min(SAMPLES, len(pool))))
+    for config in sorted(configs, key=str):
+        assert oracle.fault(config) is None, config
+
+
+@pytest.mark.parametrize(("name", "text"), PROBLEMS)
+def test_inputs_are_of_the_problem_and_of_the_seed(name, text):
+    kernel = registry.load(name).kernel
+    problem = kernel.parse(text)
+    assert str(problem) == text
+    first, again, other = (kernel.inputs(problem, seed, "cpu") for seed in (1, 1, 2))
+    assert kernel.problem(*first) == problem
+    assert kernel.key(*first) == kernel.key(*again)
+
+    def same(one, two):
+        return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(two), strict=True))
+
+    assert same(first, again) and not same(first, other)
+
+
+def tensors(args):
+    return [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_work_grows_with_the_problem(name):
+    kernel = registry.load(name).kernel
+    for text in kernel.problems:
+        problem = kernel.parse(text)
+        work = kernel.work(problem)
+        assert work.flops > 0 and work.bytes > 0
+        size = next(
+            field.name for field in kernel.fields if field.kind == "size" and field.name not in ("H", "HKV")
+        )
+        doubled = kernel.make(**{**problem, size: 2 * problem.integer(size, 1)})
+        assert kernel.work(doubled).flops == 2 * work.flops
+
+
+EMPTY = [
+    ("gemm", "M=0,N=32,K=16,dtype=float16"),
+    ("gemm", "M=32,N=0,K=16,dtype=float32"),
+    ("gemm", "M=32,N=16,K=0,dtype=bfloat16"),
+    ("gemm", "M=0,N=0,K=0,dtype=float32"),
+    ("gemm", "M=16,N=16,K=16,dtype=float16,B=0"),
+    ("attention", "B=0,H=2,HKV=2,SQ=16,SK=16,D=16,dtype=float16"),
+    ("attention", "B=1,H=2,HKV=2,SQ=0,SK=16,D=16,dtype=float32"),
+    ("attention", "B=1,H=2,HKV=1,SQ=16,SK=0,D=16,dtype=float16,causal=true"),
+    ("bsr_matmul", "M=0,N=32,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float16"),
+    ("bsr_matmul", "M=16,N=0,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float32"),
+    ("bsr_matmul", "M=16,N=32,K=0,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float32"),
+    ("bsr_matmul", "M=16,N=64,K=64,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=1,dtype=float16"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), EMPTY, ids=lambda value: value)
+def test_empty_problems_give_zeros_or_nothing(name, text):
+    loaded = registry.load(name)
+    problem = loaded.kernel.parse(text)
+    args = loaded.kernel.inputs(problem, 0, "cpu")
+    oracle = Oracle(loaded.kernel, args)
+    assert oracle.fault(loaded.space.default(problem, device.INTERPRETER)) is None
+    assert not oracle.exact.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_and_infinity_stay_in_their_row(name):
+    loaded = registry.load(name)
+    problem = next(p for p in map(loaded.kernel.parse, loaded.kernel.problems) if p["dtype"] == "float32")
+    args = loaded.kernel.inputs(problem, 3, "cpu")
+    first = args[0]
+    first[(0,) * (first.dim() - 2)][0, 0] = float("nan")
+    first[(0,) * (first.dim() - 2)][-1, 0] = float("inf") if name != "attention" else 1.0
+    result = loaded.kernel.run(loaded.space.default(problem, device.INTERPRETER), *args)
+    expected = loaded.kernel.reference(*args)
+    # bsr_matmul does not read zero blocks, so it may have fewer NaN than the dense reference, never more.
+    assert not (result.isnan() & ~expected.isnan()).any()
+    assert result.isnan().any() and not expected.isnan().all()
+
+
+HUGE = 2**31 + 64
+
+
+def far_apart(*shape, far, dtype=torch.float16):
+    """Random numbers whose dimension ``far`` has a stride over 2**31 elements, in memory that is not touched."""
+    near = torch.randn(shape).to(dtype)
+    strides = list(near.stride())
+    strides[far] = HUGE
+    storage = torch.empty((shape[far] - 1) * HUGE + near.numel(), dtype=dtype)
+    return storage.as_strided(shape, strides).copy_(near)
+
+
+@pytest.mark.parametrize("far", [0, 1])
+def test_gemm_offsets_are_64_bit(far):
+    loaded = registry.load("gemm")
+    a = far_apart(*((3, 16) if far == 0 else (16, 3)), far=far)
+    b = far_apart(*((a.shape[1], 16) if far == 1 else (16, 3)), far=1 - far)
+    problem = loaded.kernel.problem(a, b)
+    result = loaded.kernel.run(loaded.space.default(problem, device.INTERPRETER), a, b)
+    torch.testing.assert_close(result.double(), a.double() @ b.double(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("far", [1, 2])
+def test_attention_offsets_are_64_bit(far):
+    loaded = registry.load("attention")
+    q, k, v = (far_apart(1, *((3, 4) if far == 1 else (4, 3)), 16, far=far) for _ in range(3))
+    config = loaded.space.default(loaded.kernel.problem(q, k, v), device.INTERPRETER)
+    expected = loaded.kernel.reference(q.double(), k.double(), v.double())
+    torch.testing.assert_close(loaded.kernel.run(config, q, k, v).double(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_bsr_offsets_are_64_bit():
+    loaded = registry.load("bsr_matmul")
+    x = far_apart(3, 32, far=0)
+    weight = torch.randn(32, 32).half().to_sparse_bsr((16, 16))
+    config = loaded.space.default(loaded.kernel.problem(x, weight), device.INTERPRETER)
+    expected = x.double() @ weight.to_dense().double().T
+    torch.testing.assert_close(loaded.kernel.run(config, x, weight).double(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_every_gemm_tile_is_visited_once():
+    """The grouped order must cover the grid when the last band of GROUP_M tile rows is short."""
+    from autotune.data import Config
+
+    kernel = registry.load("gemm").kernel
+    # 5 x 3 tiles of 16: bands of 4 leave one row of tiles.
+    a, b = torch.randn(80, 16), torch.randn(16, 48)
+    for group in (1, 2, 3, 4, 8, 16):
+        config = Config(BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, GROUP_M=group, num_warps=4, num_stages=2)
+        torch.testing.assert_close(kernel.run(config, a, b), a @ b)
+
+
+SHAPES = [
+    ((5, 7), (7, 3)),
+    ((2, 5, 7), (7, 3)),
+    ((5, 7), (2, 7, 3)),
+    ((2, 1, 5, 7), (3, 7, 4)),
+    ((1, 5, 7), (6, 7, 4)),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), SHAPES)
+def test_gemm_broadcasts_as_torch(left, right):
+    loaded = registry.load("gemm")
+    a, b = torch.randn(left), torch.randn(right)
+    config = loaded.space.default(loaded.kernel.problem(a, b), device.INTERPRETER)
+    torch.testing.assert_close(loaded.kernel.run(config, a, b), a @ b)
+
+
+STRIDES = {
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "every other row": lambda t: t.repeat_interleave(2, 0)[::2],
+    "every other column": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+    "padded rows": lambda t: torch.nn.functional.pad(t, (0, 5))[..., :-5],
+    "odd base address": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape),
+}
+
+
+@pytest.mark.parametrize("second", STRIDES)
+@pytest.mark.parametrize("first", STRIDES)
+def test_gemm_takes_any_strides(first, second):
+    loaded = registry.load("gemm")
+    a, b = STRIDES[first](torch.randn(19, 35)), STRIDES[second](torch.randn(35, 21))
+    config = loaded.space.default(loaded.kernel.problem(a, b), device.INTERPRETER)
+    torch.testing.assert_close(loaded.kernel.run(config, a, b), a @ b)
+
+
+def test_gemm_takes_expanded_operands():
+    loaded = registry.load("gemm")
+    a, b = torch.randn(1, 35).expand(19, 35), torch.randn(35, 1).expand(35, 21)
+    config = loaded.space.default(loaded.kernel.problem(a, b), device.INTERPRETER)
+    torch.testing.assert_close(loaded.kernel.run(config, a, b), a @ b)
+
+
+@pytest.mark.parametrize("layout", ["bhsd", "bshd", "s"])
+def test_attention_takes_any_strides(layout):
+    loaded = registry.load("attention")
+    problem = loaded.kernel.parse(f"B=2,H=4,HKV=2,SQ=33,SK=47,D=24,dtype=float32,layout={layout},causal=true")
+    args = loaded.kernel.inputs(problem, 0, "cpu")
+    assert Oracle(loaded.kernel, args).fault(loaded.space.default(problem, device.INTERPRETER)) is None
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 3), (64, 1), (1, 64), (65, 64), (64, 65), (113, 203)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_sequence_lengths(rows, columns, causal):
+    loaded = registry.load("attention")
+    problem = loaded.kernel.make(B=1, H=1, HKV=1, SQ=rows, SK=columns, D=16, dtype="float32", causal=causal)
+    args = loaded.kernel.inputs(problem, 0, "cpu")
+    assert Oracle(loaded.kernel, args).fault(loaded.space.default(problem, device.INTERPRETER)) is None
+
+
+def test_attention_of_huge_logits_does_not_overflow():
+    loaded = registry.load("attention")
+    problem = loaded.kernel.parse("B=1,H=1,HKV=1,SQ=64,SK=64,D=32,dtype=float16")
+    q, k, v, causal = loaded.kernel.inputs(problem, 0, "cpu")
+    oracle = Oracle(loaded.kernel, (q * 50, k * 30, v, causal))
+    assert oracle.fault(loaded.space.default(problem, device.INTERPRETER)) is None
+
+
+def test_bfloat16_is_right_in_the_interpreter():
+    """Against torch, to one rounding: the interpreter by itself multiplies raw bits."""
+    loaded = registry.load("gemm")
+    a, b = torch.randn(64, 64).bfloat16(), torch.randn(64, 64).bfloat16()
+    config = loaded.space.default(loaded.kernel.problem(a, b), device.INTERPRETER)
+    expected = (a.double() @ b.double()).bfloat16()
+    result = loaded.kernel.run(config, a, b)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result, expected, rtol=2**-7, atol=1e-3)
+
+
+BAD = [
+    ("gemm", lambda: (torch.ones(3), torch.ones(3, 3)), "a has shape"),
+    ("gemm", lambda: (torch.ones(3, 4), torch.ones(3, 4)), "the last size of a"),
+    ("gemm", lambda: (torch.ones(2, 3, 4), torch.ones(3, 4, 5)), "don't broadcast"),
+    ("gemm", lambda: (torch.ones(3, 3), torch.ones(3, 3).half()), "b is torch.float16"),
+    ("gemm", lambda: (torch.ones(3, 3).double(), torch.ones(3, 3).double()), "the kernels take"),
+    ("attention", lambda: [torch.ones(2, 3, 4)] * 3, "takes .batch, heads, seq, head_dim"),
+    ("attention", lambda: [torch.ones(1, 3, 4, 8), *[torch.ones(1, 2, 4, 8)] * 2], "must divide"),
+    ("attention", lambda: [*[torch.ones(1, 2, 4, 8)] * 2, torch.ones(1, 2, 5, 8)], "must be equal"),
+    ("attention", lambda: [torch.ones(1, 2, 4, 512)] * 3, "head_dim 512"),
+    ("bsr_matmul", lambda: (torch.ones(3, 4), torch.ones(4, 4)), "to_sparse_bsr"),
+    ("bsr_matmul", lambda: (torch.ones(3, 5), torch.ones(4, 4).to_sparse_bsr((2, 2))), "must be equal"),
+    ("bsr_matmul", lambda: (torch.ones(3, 4), torch.ones(4, 4).to_sparse_bsr((2, 2))), "must be one of 16, 32"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), BAD)
+def test_bad_arguments_are_named(name, args, message):
+    with pytest.raises(ValueError, match=message):
+        registry.load(name).kernel.problem(*args())

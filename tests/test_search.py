@@ -1,0 +1,119 @@
+import math
+
+import pytest
+
+from autotune import device
+from autotune.data import Config, Failure, Problem, Reason, Timing
+from autotune.search import search
+from autotune.space import SearchSpace
+
+PROBLEM, DEVICE = Problem(M=64), device.INTERPRETER
+POWERS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def odd_sum(config, problem, device):
+    """Half of the product is not allowed."""
+    total = sum(int(math.log2(config.integer(name))) for name in "ABC")
+    return None if total % 2 == 0 else "odd"
+
+
+SPACE = SearchSpace(
+    params=lambda problem, device: {name: POWERS for name in "ABC"},
+    default=lambda problem, device: Config(A=1, B=1, C=1),
+    constraints=(odd_sum,),
+    seeds=lambda problem, device: [Config(A=4, B=4, C=1), Config(A=2, B=1, C=1), Config(A=1, B=1, C=4)],
+)
+
+
+def planted(config):
+    """Milliseconds, least at A=16, B=8, C=2."""
+    apart = [abs(math.log2(config.integer(name) / best)) for name, best in (("A", 16), ("B", 8), ("C", 2))]
+    return 1.0 + sum(distance**2 for distance in apart)
+
+
+def timed(config):
+    ms = planted(config)
+    return Timing(ms, ms, ms, 3, "wall-1")
+
+
+def run(evaluate=timed, **options):
+    return list(search(SPACE, PROBLEM, DEVICE, evaluate, **{"trials": 60, "seed": 1, **options}))
+
+
+def test_default_then_allowed_seeds_then_search():
+    origins = [(step.origin, step.config) for step in run(trials=5)]
+    assert origins[0] == ("default", Config(A=1, B=1, C=1))
+    # The seed (2, 1, 1) is not allowed.
+    assert origins[1:3] == [("seed", Config(A=4, B=4, C=1)), ("seed", Config(A=1, B=1, C=4))]
+    assert [origin for origin, _ in origins[3:]] == ["search", "search"]
+
+
+def test_the_default_is_first_even_with_one_trial():
+    assert [step.origin for step in run(trials=1)] == ["default"]
+
+
+def test_no_config_twice_and_none_that_is_not_allowed():
+    configs = [step.config for step in run(trials=150)]
+    assert len(set(configs)) == len(configs) == 150
+    assert all(odd_sum(config, PROBLEM, DEVICE) is None for config in configs)
+
+
+def test_a_small_space_is_exhausted_and_then_it_ends():
+    configs = {step.config for step in run(trials=10_000)}
+    assert configs == set(SPACE.allowed(PROBLEM, DEVICE)) and len(configs) == 256
+
+
+def test_the_same_seed_gives_the_same_steps():
+    assert run() == run()
+    assert run() != run(seed=2)
+
+
+def test_search_beats_chance_at_a_planted_optimum():
+    """Best of 60 of 256; random draws reach a mean of about 1.9 over these seeds."""
+    found = [min(planted(step.config) for step in run(seed=seed)) for seed in range(5)]
+    assert sum(found) / len(found) < 1.7
+
+
+def test_known_outcomes_count_and_are_not_repeated():
+    first = run(trials=20)
+    known = {step.config: step.outcome for step in first}
+    more = run(trials=30, known=known)
+    assert len(more) == 10
+    assert not {step.config for step in more} & known.keys()
+    assert run(trials=20, known=known) == []
+
+
+def test_a_known_config_that_left_the_space_does_no_harm():
+    known = {Config(A=3): timed(Config(A=1, B=1, C=1)), Config(A=2, B=1, C=1): Failure(Reason.WRONG, "", "wall-1")}
+    assert len(run(trials=5, known=known)) == 3
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_failures_are_outcomes_and_the_search_goes_on(share):
+    calls = []
+
+    def evaluate(config):
+        calls.append(config)
+        failed = len(calls) % 2 == 0 if share == 0.5 else True
+        return Failure(Reason.RESOURCES, "too much", "wall-1") if failed else timed(config)
+
+    steps = run(evaluate, trials=80)
+    assert len(steps) == 80
+    assert sum(isinstance(step.outcome, Failure) for step in steps) == 80 * share
+
+
+def test_an_unexpected_exception_passes_through():
+    def evaluate(config):
+        raise RuntimeError("the cable fell out")
+
+    with pytest.raises(RuntimeError, match="cable"):
+        run(evaluate)
+
+
+def test_it_stops_when_the_caller_stops():
+    calls = []
+    steps = search(SPACE, PROBLEM, DEVICE, lambda config: calls.append(config) or timed(config), trials=60)
+    next(steps)
+    next(steps)
+    steps.close()
+    assert len(calls) == 2

@@ -1,0 +1,100 @@
+import itertools
+
+import pytest
+
+from autotune import device, registry
+from autotune.data import Config, Problem
+from autotune.space import SearchSpace, by_arch
+
+DEVICES = [*(device.profile(name) for name in device.profiles()), device.INTERPRETER]
+BIG = {
+    "gemm": ["M=8192,N=8192,K=8192,dtype=float16", "M=1,N=1,K=1,dtype=float32", "M=0,N=5,K=0,dtype=bfloat16"],
+    "attention": [
+        "B=4,H=32,HKV=8,SQ=4096,SK=4096,D=128,dtype=bfloat16,causal=true",
+        "B=1,H=1,HKV=1,SQ=1,SK=1,D=1,dtype=float32",
+        "B=1,H=8,HKV=8,SQ=2048,SK=2048,D=256,dtype=float32",
+        "B=1,H=8,HKV=8,SQ=2048,SK=2048,D=256,dtype=float16",
+    ],
+    "bsr_matmul": [
+        "M=8192,N=8192,K=8192,BLOCK_ROWS=128,BLOCK_COLUMNS=128,density=10,dtype=float16",
+        "M=1,N=256,K=256,BLOCK_ROWS=256,BLOCK_COLUMNS=256,density=100,dtype=float32",
+        "M=8192,N=8192,K=8192,BLOCK_ROWS=16,BLOCK_COLUMNS=16,density=1,dtype=float32",
+    ],
+}
+CASES = [
+    pytest.param(name, text, where, id=f"{name}-{where.arch}-{text}")
+    for name in registry.entries()
+    for text in (*registry.load(name).kernel.problems, *BIG.get(name, ()))
+    for where in DEVICES
+]
+
+
+@pytest.mark.parametrize(("name", "text", "where"), CASES)
+def test_default_is_allowed_everywhere(name, text, where):
+    loaded = registry.load(name)
+    problem = loaded.kernel.parse(text)
+    assert loaded.space.why_not(loaded.space.default(problem, where), problem, where) is None
+
+
+@pytest.mark.parametrize("where", DEVICES, ids=lambda where: where.arch)
+@pytest.mark.parametrize("name", registry.entries())
+def test_allowed_is_what_why_not_lets_pass(name, where):
+    loaded = registry.load(name)
+    problem = loaded.kernel.parse(loaded.kernel.problems[0])
+    ranges = loaded.space.params(problem, where)
+    product = [Config(dict(zip(ranges, values, strict=True))) for values in itertools.product(*ranges.values())]
+    slow = [config for config in product if loaded.space.why_not(config, problem, where) is None]
+    assert list(loaded.space.allowed(problem, where)) == slow
+    assert len(product) == loaded.space.size(problem, where)
+    assert 0 < len(slow) < len(product)
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_some_seed_is_allowed_on_every_gpu(name):
+    loaded = registry.load(name)
+    problem = loaded.kernel.parse(BIG[name][0])
+    for where in DEVICES:
+        seeds = loaded.space.seeds(problem, where)
+        assert any(loaded.space.why_not(seed, problem, where) is None for seed in seeds), where
+
+
+def test_constraints_explain_themselves():
+    space, a100 = registry.load("gemm").space, device.profile("a100")
+    problem = Problem.parse("M=4096,N=4096,K=4096,dtype=float16")
+    config = {"BLOCK_M": 256, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8, "num_warps": 8, "num_stages": 4}
+    # 256 * 256 / (8 warps * 32)
+    assert "keeps 256 values a thread" in space.why_not(Config(config), problem, a100)
+    tall = Config({**config, "BLOCK_N": 128, "BLOCK_K": 128})
+    # (256 * 128 + 128 * 128) * 2 B * 3 = 294912
+    assert space.why_not(tall, problem, a100) == "needs 294912 B of shared memory, sm_80 has 166912 B"
+    assert "is not one of" in space.why_not(Config({**config, "BLOCK_M": 96}), problem, a100)
+    assert "has parameters" in space.why_not(Config(BLOCK_M=64), problem, a100)
+    assert "mostly padding" in space.why_not(Config(config), Problem.parse("M=16,N=16,K=64,dtype=float16"), a100)
+
+
+def test_true_is_no_value_of_an_integer_parameter():
+    space, h100 = registry.load("gemm").space, device.profile("h100")
+    problem = Problem.parse("M=4096,N=4096,K=4096,dtype=float16")
+    good = space.default(problem, h100)
+    assert "GROUP_M=True is not one of" in space.why_not(Config({**good, "GROUP_M": True}), problem, h100)
+
+
+@pytest.mark.parametrize(
+    ("arch", "used"),
+    [("sm_80", "sm_80"), ("sm_89", "sm_80"), ("sm_120", "sm_100"), ("sm_75", "sm_80"), ("gfx950", "gfx942")],
+)
+def test_unknown_architecture_takes_the_newest_older_ranges(arch, used):
+    table = {name: {"NAME": (name,)} for name in ("sm_80", "sm_90", "sm_100", "gfx942", "interpreter")}
+    assert by_arch(table, arch) == {"NAME": (used,)}
+
+
+def test_architecture_of_nobody_is_an_error():
+    with pytest.raises(ValueError, match="no ranges for tpu"):
+        by_arch({"gfx942": {}}, "tpu")
+
+
+def test_a_space_without_constraints_allows_the_product():
+    space = SearchSpace(
+        params=lambda p, d: {"A": (1, 2), "B": (True, False)}, default=lambda p, d: Config(A=1, B=True)
+    )
+    assert len(list(space.allowed(Problem(), device.INTERPRETER))) == 4
