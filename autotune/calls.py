@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from autotune import registry
 from autotune.kernel import Kernel, Serves
+
+#: torch callable -> the kernels that serve it: name, kernel, how.
+Table: TypeAlias = Mapping[Any, list[tuple[str, Kernel, Serves]]]
 
 
 class Served(NamedTuple):
@@ -22,8 +27,8 @@ class Served(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def table() -> dict[Any, list[tuple[str, Kernel, Serves]]]:
-    """torch callable -> the kernels that serve it."""
+def table() -> Table:
+    """Every claim of every kernel."""
     found: dict[Any, list[tuple[str, Kernel, Serves]]] = {}
     for name in registry.entries():
         kernel = registry.load(name).kernel
@@ -32,9 +37,9 @@ def table() -> dict[Any, list[tuple[str, Kernel, Serves]]]:
     return found
 
 
-def read(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Served | str | None:
+def read(claimed: Table, call: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Served | str | None:
     """How to serve a torch call: None if no kernel claims such calls, a sentence if none can serve this one."""
-    claims = table().get(call)
+    claims = claimed.get(call)
     if claims is None:
         return None
     refusals = []
@@ -47,6 +52,21 @@ def read(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Served | s
             return Served(name, kernel, taken, serves)
         refusals.append(taken)
     return "; ".join(refusals)
+
+
+def autocast(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments as autocast hands them to matrix products and attention; as they are where it is off."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if not tensors or not torch.is_autocast_enabled(tensors[0].device.type):
+        return args, kwargs
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+
+    def cast(leaf: Any) -> Any:
+        eligible = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+        return leaf.to(dtype) if eligible else leaf
+
+    cast_args, cast_kwargs = tree_map(cast, (args, kwargs))
+    return cast_args, cast_kwargs
 
 
 def name_of(call: Any) -> str:

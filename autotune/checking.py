@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune import dispatch
 from autotune.data import Choice, Config, Failure, Outcome, Problem
 from autotune.dispatch import Dispatcher
 from autotune.registry import Loaded
@@ -63,8 +62,7 @@ def compare(
     rows = []
     for loaded in kernels:
         for problem in problems or [loaded.kernel.parse(text) for text in loaded.kernel.problems]:
-            winners = dispatcher.winners().get((loaded.name, target.device.key), ())
-            choice = dispatch.decide(loaded, problem, target.device, winners)
+            choice = dispatcher.explain(loaded, problem, target.device)
             default = loaded.space.default(problem, target.device)
             timed = target.evaluate(loaded.entry, problem, default)
             rows.append(

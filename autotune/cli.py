@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import re
 import sys
@@ -300,6 +299,5 @@ def device(target: str, form: str) -> None:
         click.echo("\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
-# Written so that `python -m autotune.cli` and the console script are the same.
 if __name__ == "__main__":
-    functools.partial(main, prog_name="autotune")()
+    main(prog_name="autotune")

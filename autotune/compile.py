@@ -11,6 +11,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.errors import TritonError
 
 from autotune.data import Config, Device, Failure, Problem, Reason
 from autotune.registry import Entry
@@ -53,6 +54,15 @@ def compile_config(entry: Entry, problem: Problem, config: Config, device: Devic
     )
 
 
+def _compile(entry: Entry, problem: Problem, config: Config, device: Device) -> Resources | Failure:
+    entry.load()  # a kernel file that does not load is no fault of the config
+    try:
+        return compile_config(entry, problem, config, device)
+    # Triton refuses with errors of its own, with assertions and with RuntimeError("PassManager::run failed").
+    except (TritonError, AssertionError, RuntimeError) as error:
+        return Failure(Reason.COMPILE, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", PROTOCOL)
+
+
 def _target(device: Device) -> GPUTarget:
     if device.arch.startswith("sm_"):
         return GPUTarget("cuda", int(device.arch.removeprefix("sm_")), device.warp_size)
@@ -82,9 +92,9 @@ class Compiler:
         self._worker = Worker({"TRITON_INTERPRET": None})
 
     def compile(self, entry: Entry, problem: Problem, config: Config, device: Device) -> Resources | Failure:
-        """:raises WorkerError: if the compiler raises, with its traceback."""
+        """What it needs, or why it does not compile."""
         try:
-            return self._worker.call(compile_config, entry, problem, config, device, timeout_s=TIMEOUT_SECONDS)
+            return self._worker.call(_compile, entry, problem, config, device, timeout_s=TIMEOUT_SECONDS)
         except WorkerTimeout as error:
             return Failure(Reason.TIMEOUT, str(error), PROTOCOL)
         except WorkerDied as error:

@@ -63,6 +63,8 @@ def _driver() -> str:
 
 def of(tensor: torch.Tensor) -> Device:
     """The device whose configs serve kernels on this tensor."""
+    if tensor.is_meta:
+        return CPU  # there is no data; torch works out the shape
     if interpreting():
         return INTERPRETER
     return present(tensor.get_device()) if tensor.is_cuda else CPU

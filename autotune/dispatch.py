@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import threading
+import time
 import warnings
 from collections.abc import Hashable, Mapping
 from contextlib import closing, suppress
@@ -28,6 +29,8 @@ NEAREST_FACTOR = 4.0
 
 #: How long the one read of the database may wait for a writer's commit.
 BUSY_SECONDS = 0.25
+#: How long it may take altogether; 100,000 winners take a tenth of it.
+READ_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Winner:
     triton: str
 
 
-#: (kernel, device) -> its winners, in a fixed order.
-Winners: TypeAlias = Mapping[tuple[str, str], tuple[Winner, ...]]
+#: (kernel, device) -> its rows of the view ``best``, in a fixed order.
+Rows: TypeAlias = Mapping[tuple[str, str], list[tuple[Any, ...]]]
 
 
 def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winner, ...]) -> Choice:
@@ -56,12 +59,13 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
             if why_not is None:
                 return Choice(winner.config, "tuned", f"measured {winner.median_ms:.4g} ms ({winner.protocol})")
             notes.append(f"the winner of this problem {why_not}")
-    near = sorted(
-        (distance, str(winner.problem), winner)
+    near = [
+        (distance, winner)
         for winner in winners
-        if (distance := _distance(loaded, problem, winner.problem)) is not None and winner.problem != problem
-    )
-    for distance, text, winner in near:
+        if winner.problem != problem and (distance := _distance(loaded, problem, winner.problem)) is not None
+    ]
+    for distance, winner in sorted(near, key=lambda pair: (pair[0], str(pair[1].problem), str(pair[1].config))):
+        text = str(winner.problem)
         why_not = _unusable(winner, loaded, problem, device)
         if why_not is None:
             why = f"tuned for {text}, {2**distance:.3g}x away in size"
@@ -116,32 +120,40 @@ def _misses(loaded: Loaded, problem: Problem, winners: tuple[Winner, ...]) -> st
     return f"no tuned problem is near; the closest has {', '.join(differing(closest)) or 'the same fields'}"
 
 
-def read_winners(path: Path) -> Winners:
-    """Every usable row of the view ``best``.
+def read_rows(path: Path) -> Rows:
+    """The view ``best``, as it is.
 
-    :raises sqlite3.Error, OSError: if the file can't be read; for a missing one too.
+    :raises sqlite3.Error, OSError, ValueError: if the file is missing or can't be read in READ_SECONDS.
     """
-    found: dict[tuple[str, str], list[Winner]] = {}
+    if not path.is_file():
+        raise FileNotFoundError("no such file")
+    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        end = time.monotonic() + READ_SECONDS
+        # A hostile view may never end: look at the clock every so many steps of SQLite's machine.
+        connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
         rows = connection.execute(
             "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
             "order by kernel, device, problem, protocol"
-        ).fetchall()
-    for kernel, device, problem, source, config, median_ms, protocol, triton in rows:
-        try:
-            winner = Winner(
-                Problem.parse(problem),
-                str(source),
-                Config.parse(config),
-                float(median_ms),
-                str(protocol),
-                str(triton),
-            )
-        except (UsageError, TypeError, ValueError, AttributeError):
-            continue  # not a row that this version writes
-        found.setdefault((kernel, device), []).append(winner)
-    return {key: tuple(winners) for key, winners in found.items()}
+        )
+        for kernel, device, *row in rows:
+            found.setdefault((kernel, device), []).append(tuple(row))
+    return found
+
+
+def winners_of(loaded: Loaded, device: Device, rows: Rows) -> tuple[Winner, ...]:
+    """The rows of one kernel on one device that are in order; nothing read from a file is trusted."""
+    winners = []
+    for problem, source, config, median_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
+        # Not rows that this version writes.
+        with suppress(UsageError, TypeError, ValueError, AttributeError, RecursionError):
+            known = loaded.kernel.parse(problem)
+            if 0 < median_ms < math.inf:
+                winners.append(
+                    Winner(known, str(source), Config.parse(config), median_ms, str(protocol), str(triton))
+                )
+    return tuple(winners)
 
 
 # What the memo look-up raises: KeyError for what is new, the others for arguments that are no such tensors.
@@ -155,7 +167,8 @@ class Dispatcher:
     path: Path | None = None
     #: Kernel name -> its key function, and what was decided for each key.
     known: dict[str, tuple[Kernel, dict[Hashable, Choice]]] = field(default_factory=dict)
-    _winners: Winners | None = None
+    _rows: Rows | None = None
+    _winners: dict[tuple[str, str], tuple[Winner, ...]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def choose(self, name: str, /, *args: Any, **kwargs: Any) -> Choice:
@@ -168,9 +181,13 @@ class Dispatcher:
     def run(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         choice = self.choose(name, *args, **kwargs)
         kernel, _ = self.known[name]
-        if choice.source == "reference":
+        if choice.source != "reference":
+            return kernel.run(choice.config, *args, **kwargs)
+        import torch
+
+        # As a kernel's result, which has no history either; operators add their gradient above this.
+        with torch.no_grad():
             return kernel.reference(*args, **kwargs)
-        return kernel.run(choice.config, *args, **kwargs)
 
     def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
         loaded = registry.load(name)
@@ -186,9 +203,10 @@ class Dispatcher:
 
         from autotune import device
 
-        if not args or not isinstance(args[0], torch.Tensor):
-            raise UsageError(f"{loaded.name} got {args[0] if args else 'nothing'!r} where it takes a tensor first")
-        where = device.of(args[0])
+        first = next(iter((*args, *kwargs.values())), None)
+        if not isinstance(first, torch.Tensor):
+            raise UsageError(f"{loaded.name} got a {type(first).__name__} where it takes a tensor first")
+        where = device.of(first)
         if where.arch == "cpu":
             return _torch("the tensors are on a CPU and TRITON_INTERPRET is not set")
         try:
@@ -196,29 +214,35 @@ class Dispatcher:
         except ValueError as error:
             # The kernel can't; torch may. If torch can't either, its reference says so when it runs.
             return _torch(str(error))
-        return self.explain(loaded.name, problem, where)
+        except (AttributeError, TypeError) as error:
+            kinds = ", ".join(type(value).__name__ for value in (*args, *kwargs.values()))
+            raise UsageError(f"{loaded.name} can't take ({kinds}): {error}") from error
+        return self.explain(loaded, problem, where)
 
-    def explain(self, name: str, problem: Problem, where: Device) -> Choice:
+    def explain(self, loaded: Loaded, problem: Problem, where: Device) -> Choice:
         if where.arch == "cpu":
             return _torch("this machine has no GPU and TRITON_INTERPRET is not set")
-        return decide(registry.load(name), problem, where, self.winners().get((name, where.key), ()))
+        return decide(loaded, problem, where, self.winners(loaded, where))
 
-    def winners(self) -> Winners:
-        """The database's winners, read when first needed; none, with one warning, if that fails."""
+    def winners(self, loaded: Loaded, where: Device) -> tuple[Winner, ...]:
+        """What the database has for a kernel on a device; nothing, with one warning, if it can't be read."""
         with self._lock:
-            if self._winners is None:
+            if self._rows is None:
                 path = locate.for_reading(self.path)
                 try:
-                    self._winners = read_winners(path)
-                except (sqlite3.Error, OSError) as error:
-                    self._winners = {}
+                    self._rows = read_rows(path)
+                except (sqlite3.Error, OSError, ValueError) as error:
+                    self._rows = {}
                     warnings.warn(
                         f"autotune: no winners from {path} ({error}); default configs are used. "
                         "Check the file, or name another with autotune.use(path)",
                         RuntimeWarning,
                         stacklevel=2,
                     )
-            return self._winners
+            key = (loaded.name, where.key)
+            if key not in self._winners:
+                self._winners[key] = winners_of(loaded, where, self._rows)
+            return self._winners[key]
 
 
 def _torch(why: str) -> Choice:
@@ -231,7 +255,8 @@ _dispatcher = Dispatcher()
 def use(path: str | Path | None) -> None:
     """Read winners from this database from now on; None: from the usual places again."""
     global _dispatcher
-    _dispatcher = Dispatcher(None if path is None else Path(path))
+    # Absolute: a program may change its directory before its first call.
+    _dispatcher = Dispatcher(None if path is None else Path(path).absolute())
 
 
 def forget() -> None:
@@ -257,6 +282,8 @@ def choose(kernel: str, /, *args: Any, **kwargs: Any) -> Config:
 def run(kernel: str, /, *args: Any, **kwargs: Any) -> Any:
     """Launch ``kernel`` on ``args`` with the config of choice; the result, a new tensor.
 
+    Not differentiable: that is what ``autotune.ops`` is for.
+
     :raises UsageError: if no kernel has this name.
     :raises ValueError: if the arguments don't fit together.
     """
@@ -274,7 +301,7 @@ def explain(kernel: str, /, *args: Any, device: Device | None = None, **kwargs: 
     if len(args) != 1 or not isinstance(args[0], str | Problem):
         return _dispatcher.choose(kernel, *args, **kwargs)
     problem = loaded.kernel.parse(str(args[0]))
-    return _dispatcher.explain(kernel, problem, device or _here())
+    return _dispatcher.explain(loaded, problem, device or _here())
 
 
 def _here() -> Device:

@@ -17,14 +17,14 @@ class Field:
     kind: Literal["size", "dtype", "flag", "choice"]
     default: Value | None = None
     minimum: int = 0
+    maximum: int = 2**31 - 1
     choices: tuple[Value, ...] = ()
 
     def check(self, value: Value) -> str | None:
         """None if ``value`` will do, else the rule."""
         if self.kind == "size":
-            if type(value) is not int or value < self.minimum:
-                return f"must be an integer >= {self.minimum}"
-            return None if value < 2**31 else "must be below 2**31"
+            inside = type(value) is int and self.minimum <= value <= self.maximum
+            return None if inside else f"must be an integer from {self.minimum} to {self.maximum}"
         if self.kind == "flag":
             return None if isinstance(value, bool) else "must be true or false"
         allowed = tuple(ITEMSIZE) if self.kind == "dtype" else self.choices

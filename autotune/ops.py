@@ -22,7 +22,12 @@ def _define(kernel: str, operator: Operator) -> None:
     name = f"{_NAMESPACE}::{operator.front.__name__}"
 
     def compute(*args: Any) -> Any:
-        return dispatch.run(kernel, *operator.kernel_args(*args))
+        kind = args[0].device.type
+        if not torch.is_autocast_enabled(kind):
+            return dispatch.run(kernel, *operator.kernel_args(*args))
+        # The result's dtype is the arguments', as the fake says; torch's reference must not be cast either.
+        with torch.autocast(kind, enabled=False):
+            return dispatch.run(kernel, *operator.kernel_args(*args))
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(value for value in inputs if isinstance(value, torch.Tensor)))
@@ -33,7 +38,8 @@ def _define(kernel: str, operator: Operator) -> None:
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         tensors = iter(ctx.saved_tensors)
         inputs = [next(tensors) if is_tensor else value for is_tensor, value in ctx.others]
-        return operator.backward(gradient, *inputs)
+        with torch.autocast(gradient.device.type, enabled=False):
+            return operator.backward(gradient, *inputs)
 
     torch.library.define(name, operator.schema)
     torch.library.impl(name, "default")(compute)

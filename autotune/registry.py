@@ -76,7 +76,7 @@ def entries() -> dict[str, Entry]:
 
 def load(name: str) -> Loaded:
     """:raises UsageError: if no kernel has this name."""
-    entry = _registered.get(name) or _installed().get(name)
+    entry = (_registered.get(name) or _installed().get(name)) if isinstance(name, str) else None
     if entry is None:
         raise UsageError(f"unknown kernel {name!r}; known are {', '.join(entries())}")
     return entry.load()

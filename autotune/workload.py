@@ -47,7 +47,7 @@ class Workload:
         """:raises UsageError: if the file is missing or a line is not such an object; names the line."""
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UsageError(
                 f"workload {path} can't be read: {error}; record one with autotune.record()"
             ) from error
@@ -71,10 +71,12 @@ def _parsed(line: str, where: str) -> tuple[str, Problem, int]:
     try:
         row = json.loads(line)
         kernel, problem, count = row["kernel"], row["problem"], row.get("calls", 1)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f'{where} is not {{"kernel": ..., "problem": ..., "calls": ...}}: {line.strip()[:80]}'
         ) from error
+    if not isinstance(kernel, str):
+        raise UsageError(f"{where}: kernel is {kernel!r}; it must be a name")
     if type(count) is not int or count < 1:
         raise UsageError(f"{where}: calls is {count!r}; it must be an integer of 1 or more")
     try:

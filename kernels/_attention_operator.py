@@ -24,6 +24,9 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     heads, kv_heads = q.shape[1], k.shape[1]
     if heads != kv_heads and (kv_heads == 0 or heads % kv_heads):
         raise ValueError(f"q has {heads} heads and k has {kv_heads}; the heads of k must divide those of q")
+    if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
+        kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in (q, k, v))
+        raise ValueError(f"q, k and v are {kinds}; convert them to one")
 
 
 def attention(
@@ -37,15 +40,11 @@ def attention(
     :param scale: default head_dim ** -0.5
 
     float16, bfloat16 and float32 with head_dim up to 256 run the tuned kernel, others torch's. A query
-    without keys gives 0. Differentiable.
+    without keys gives 0. Accumulates in float32, whatever autocast says. Differentiable in reverse mode.
 
     :raises ValueError: if shapes, head counts, dtypes or devices don't fit together.
     """
     check(q, k, v)
-    if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
-        raise ValueError(
-            f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype} on {q.device}, {k.device}, {v.device}; they must agree"
-        )
     result: torch.Tensor = torch.ops.autotune.attention(q, k, v, causal, scale)
     return result
 
@@ -63,7 +62,7 @@ def _backward(
     dtype, shape = q.dtype, k.shape
     batch, heads, rows, head_dim = q.shape
     kv_heads, columns = k.shape[1], k.shape[2]
-    if kv_heads == 0 or columns == 0:
+    if kv_heads == 0 or columns == 0 or head_dim == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), None, None
     wide = torch.promote_types(dtype, torch.float32)
     group = heads // kv_heads
@@ -75,7 +74,8 @@ def _backward(
     if causal:
         hidden = torch.ones(rows, columns, dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(hidden, float("-inf"))
-    weights = scores.softmax(-1)
+    # A row that sees nothing at all has the result 0, and so no gradient.
+    weights = scores.softmax(-1).masked_fill(scores.amax(-1, keepdim=True) == float("-inf"), 0.0)
     grad_weights = gradient @ v.mT
     grad_scores = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True)) * scale
     grad_q = (grad_scores @ k).reshape(batch, heads, rows, head_dim)
@@ -99,6 +99,8 @@ def _sdpa(
         return "a mask is given"
     if dropout_p:
         return "dropout is on"
+    if any(t.layout != torch.strided or t.is_nested for t in (q, k, v)):
+        return "q, k or v is sparse or nested"
     if q.dim() != 4 or k.shape != v.shape or q.shape[0] != k.shape[0]:
         return "shapes are not (batch, heads, seq, head_dim) with equal k and v"
     if k.shape[1] != q.shape[1] and not enable_gqa:

@@ -31,8 +31,8 @@ class BsrWeight(NamedTuple):
 
         :raises ValueError: if ``weight`` is neither, or has batch dimensions.
         """
-        if isinstance(weight, tuple):
-            return BsrWeight(*weight)
+        if isinstance(weight, BsrWeight):
+            return weight
         if not isinstance(weight, torch.Tensor) or weight.layout != torch.sparse_bsr:
             layout = getattr(weight, "layout", type(weight).__name__)
             raise ValueError(f"w_bsr is {layout}; make it block-sparse with weight.to_sparse_bsr((32, 32))")
@@ -67,6 +67,8 @@ class BsrWeight(NamedTuple):
 
 def check(x: torch.Tensor, weight: BsrWeight) -> None:
     """:raises ValueError: if x (..., K) and the weight (N, K) don't multiply."""
+    if x.layout != torch.strided:
+        raise ValueError(f"x is {x.layout}; it must be dense")
     if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x is {tuple(x.shape)} and w_bsr is {weight.shape}; the last size of both must be equal")
     if x.dtype != weight.values.dtype or x.device != weight.values.device:
@@ -84,7 +86,8 @@ def bsr_matmul(x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> torch.Tensor
 
     Blocks of powers of two from 16 up in float16, bfloat16 and float32 run the tuned kernel, others torch.
     Reads only the stored blocks: NaN and infinity in ``x`` meet no zeros there.
-    Differentiable in ``x`` and in the stored values.
+    Differentiable in ``x`` and in the stored values; keep those as a dense parameter and build the weight with
+    ``torch.sparse_bsr_tensor`` or :class:`BsrWeight`, since torch accumulates no ``.grad`` on sparse parameters.
 
     :raises ValueError: if ``w_bsr`` is not block-sparse, or sizes, dtypes or devices differ.
     """
@@ -123,7 +126,11 @@ def _backward(
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[Any, ...] | str:
-    return (x, weight) if weight.layout == torch.sparse_bsr else "the weight is not block-sparse"
+    if weight.layout != torch.sparse_bsr:
+        return "the weight is not block-sparse"
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
+        return "the bias is no vector of the outputs' number and dtype"
+    return x, weight
 
 
 def _add_bias(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 
@@ -10,8 +11,11 @@ from autotune.kernel import Operator, Serves
 
 aten = torch.ops.aten
 
+Operands: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
 
 def check(a: torch.Tensor, b: torch.Tensor) -> None:
+    """:raises ValueError: if a (..., M, K) and b (..., K, N) don't multiply, or differ in dtype or device."""
     for name, tensor in (("a", a), ("b", b)):
         if tensor.dim() < 2:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; matmul takes 2 dimensions or more")
@@ -25,19 +29,20 @@ def check(a: torch.Tensor, b: torch.Tensor) -> None:
         raise ValueError(
             f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; their batch dimensions don't broadcast"
         ) from None
+    if a.dtype != b.dtype or a.device != b.device:
+        raise ValueError(f"a is {a.dtype} on {a.device} but b is {b.dtype} on {b.device}; convert one of them")
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """torch.matmul for 2 dimensions and more: (..., M, K) @ (..., K, N) -> (..., M, N).
 
     Batch dimensions broadcast; sizes may be 0. float16, bfloat16 and float32 run the tuned kernel, other
-    dtypes torch's. Accumulates in float32 (float32 inputs in full precision, never tf32). Differentiable.
+    dtypes torch's. Accumulates in float32 (float32 inputs in full precision, never tf32), whatever autocast
+    says. Differentiable in reverse mode.
 
     :raises ValueError: if shapes don't multiply, or dtypes or devices differ.
     """
     check(a, b)
-    if a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(f"a is {a.dtype} on {a.device} but b is {b.dtype} on {b.device}; convert one of them")
     product: torch.Tensor = torch.ops.autotune.matmul(a, b)
     return product
 
@@ -47,22 +52,41 @@ def _fake(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a.new_empty(*batch, a.shape[-2], b.shape[-1])
 
 
-def _backward(gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _backward(gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Operands:
     grad_a = torch.matmul(gradient, b.mT.conj()).sum_to_size(a.shape)
     grad_b = torch.matmul(a.mT.conj(), gradient).sum_to_size(b.shape)
     return grad_a, grad_b
 
 
-def _pair(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> tuple[Any, ...] | str:
+def _pair(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Operands | str:
     if out is not None:
         return "out= is given"
-    if a.layout != torch.strided or b.layout != torch.strided:
-        return "an operand is sparse"
-    return (a, b) if min(a.dim(), b.dim()) >= 2 else "an operand has fewer than 2 dimensions"
+    if a.layout != torch.strided or b.layout != torch.strided or a.is_nested or b.is_nested:
+        return "an operand is sparse or nested"
+    try:
+        check(a, b)
+    except ValueError as error:
+        return str(error)
+    return a, b
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[Any, ...] | str:
-    return _pair(x, weight.mT) if weight.layout == torch.strided else "the weight is sparse"
+def _of_rank(rank: int) -> Callable[..., Operands | str]:
+    """Like ``_pair``, for a call that takes exactly ``rank`` dimensions and broadcasts nothing."""
+
+    def read(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Operands | str:
+        if a.dim() != rank or b.dim() != rank or a.shape[:-2] != b.shape[:-2]:
+            return f"the operands are not of {rank} dimensions and one batch size"
+        return _pair(a, b, out=out)
+
+    return read
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Operands | str:
+    if weight.layout != torch.strided or weight.dim() != 2:
+        return "the weight is no dense matrix"
+    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
+        return "the bias is no vector of the outputs' number and dtype"
+    return _pair(x, weight.mT)
 
 
 def _add_bias(
@@ -71,10 +95,36 @@ def _add_bias(
     return product if bias is None else product + bias
 
 
-def _added(
-    addend: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1, out: Any = None
-) -> tuple[Any, ...] | str:
-    return _pair(a, b, out=out)
+def _added(rank: int) -> Callable[..., Operands | str]:
+    """For addmm and baddbmm: beta * addend + alpha * (a @ b)."""
+    operands_of = _of_rank(rank)
+
+    def read(
+        addend: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        *,
+        beta: float = 1,
+        alpha: float = 1,
+        out: torch.Tensor | None = None,
+    ) -> Operands | str:
+        operands = operands_of(a, b, out=out)
+        if isinstance(operands, str):
+            return operands
+        if alpha == 0 or (alpha != 1 and a.dtype != torch.float32):
+            return "alpha scales before the result is rounded"
+        shape = (*a.shape[:-1], b.shape[-1])
+        if addend.dtype != a.dtype or addend.layout != torch.strided or not _expands(addend.shape, shape):
+            return "the addend does not expand to the product in its dtype"
+        return operands
+
+    return read
+
+
+def _expands(small: torch.Size, large: tuple[int, ...]) -> bool:
+    if len(small) > len(large):
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(reversed(small), reversed(large), strict=False))
 
 
 def _add(
@@ -90,16 +140,18 @@ def _add(
     return scaled if beta == 0 else torch.add(scaled, addend, alpha=beta)
 
 
-_PAIR, _LINEAR, _ADDED = Serves(_pair), Serves(_linear, _add_bias), Serves(_added, _add)
+_MM, _BMM, _MATMUL = Serves(_of_rank(2)), Serves(_of_rank(3)), Serves(_pair)
+_ADDMM, _BADDBMM = Serves(_added(2), _add), Serves(_added(3), _add)
+_LINEAR = Serves(_linear, _add_bias)
+
+#: The Python calls, and the aten operators that those, the backward pass and torch's C++ come down to.
 SERVES: dict[Any, Serves] = {
-    **dict.fromkeys((torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm), _PAIR),
-    **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), _PAIR),
-    **dict.fromkeys((torch.addmm, torch.Tensor.addmm, torch.baddbmm, torch.Tensor.baddbmm), _ADDED),
-    torch.nn.functional.linear: _LINEAR,
-    # What those, the backward pass and calls made inside torch's C++ come down to.
-    **dict.fromkeys((aten.mm, aten.bmm, aten.matmul), _PAIR),
-    **dict.fromkeys((aten.addmm, aten.baddbmm), _ADDED),
-    aten.linear: _LINEAR,
+    **dict.fromkeys((torch.mm, torch.Tensor.mm, aten.mm), _MM),
+    **dict.fromkeys((torch.bmm, torch.Tensor.bmm, aten.bmm), _BMM),
+    **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, aten.matmul), _MATMUL),
+    **dict.fromkeys((torch.addmm, torch.Tensor.addmm, aten.addmm), _ADDMM),
+    **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm, aten.baddbmm), _BADDBMM),
+    **dict.fromkeys((torch.nn.functional.linear, aten.linear), _LINEAR),
 }
 
 OPERATOR = Operator(front=matmul, schema="(Tensor a, Tensor b) -> Tensor", fake=_fake, backward=_backward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from autotune.kernel import Signature
 
 #: torch dtype names to the names in Triton signatures.
 TRITON_NAMES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+
+# The interpreter patches Triton's modules while a kernel runs, so only one thread may be in it.
+_INTERPRETER = threading.Lock()
 
 # Compiler options that mean nothing to the interpreter, which would take them for kernel arguments.
 _AMD_OPTIONS = ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
@@ -27,7 +31,8 @@ def launch(function: Any, programs: int, *args: Any, config: Config, **constexpr
     options = dict(config)
     if isinstance(function, InterpretedFunction):
         options = {name: value for name, value in options.items() if name not in _AMD_OPTIONS}
-        function[(programs,)](*args, **constexprs, **options)
+        with _INTERPRETER:
+            function[(programs,)](*args, **constexprs, **options)
         return
     with torch.cuda.device(args[0].device):
         function[(programs,)](*args, **constexprs, **options, enable_fp_fusion=True)

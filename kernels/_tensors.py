@@ -13,8 +13,11 @@ DTYPE_NAMES = {getattr(torch, name): name for name in ITEMSIZE}
 def dtype_name(**tensors: torch.Tensor) -> str:
     """The one dtype the tensors share.
 
-    :raises ValueError: if they differ, or no kernel takes it.
+    :raises ValueError: if they differ, no kernel takes it, or a tensor is not dense.
     """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} is {tensor.layout}; the kernels take dense tensors, call to_dense() first")
     (first, tensor), *others = tensors.items()
     for name, other in others:
         if other.dtype != tensor.dtype:

@@ -262,9 +262,11 @@ def reference(
     check(q, k, v)
     if 0 in q.shape or 0 in k.shape:
         return q.new_zeros(q.shape)
-    grouped = k.shape[1] != q.shape[1]
+    if scale is not None and scale <= 0:
+        # torch's causal CPU kernel multiplies its -inf by the scale.
+        q, scale = q * scale, 1.0
     return torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
+        q, k, v, is_causal=causal, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
     ).contiguous()
 
 
@@ -319,7 +321,8 @@ def _whole_groups(problem: Problem) -> str | None:
 KERNEL = Kernel(
     fields=(
         # Queries and keys may be empty; heads and head_dim may not.
-        *(Field(name, "size", minimum=0 if name in ("B", "SQ", "SK") else 1) for name in _SIZES),
+        *(Field(name, "size", minimum=0 if name in ("B", "SQ", "SK") else 1) for name in _SIZES[:-1]),
+        Field("D", "size", minimum=1, maximum=MAX_HEAD_DIM),
         Field("dtype", "dtype"),
         Field("causal", "flag", default=False),
         Field("layout", "choice", "bhsd", choices=("bhsd", "bshd", "s")),

@@ -18,7 +18,7 @@ def odd_sum(config, problem, device):
 
 
 SPACE = SearchSpace(
-    params=lambda problem, device: {name: POWERS for name in "ABC"},
+    params=lambda problem, device: dict.fromkeys("ABC", POWERS),
     default=lambda problem, device: Config(A=1, B=1, C=1),
     constraints=(odd_sum,),
     seeds=lambda problem, device: [Config(A=4, B=4, C=1), Config(A=2, B=1, C=1), Config(A=1, B=1, C=4)],

@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 120.0
 
 
 class Gpu(ProcessTarget):
-    def __init__(self, index: int, timeout_s: float = TIMEOUT_SECONDS, seed: int = 0) -> None:
+    def __init__(self, index: int, timeout_s: float | None = None, seed: int = 0) -> None:
         """:raises UsageError: if there is no such device."""
         device.present(index)
         super().__init__(
@@ -19,6 +19,6 @@ class Gpu(ProcessTarget):
             where=f"cuda:{index}",
             protocol=GRAPH_PROTOCOL,
             environment={"TRITON_INTERPRET": None},
-            timeout_s=timeout_s,
+            timeout_s=TIMEOUT_SECONDS if timeout_s is None else timeout_s,
             seed=seed,
         )

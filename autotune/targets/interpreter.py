@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class Interpreter(ProcessTarget):
-    def __init__(self, timeout_s: float = TIMEOUT_SECONDS, seed: int = 0) -> None:
+    def __init__(self, timeout_s: float | None = None, seed: int = 0) -> None:
         """:raises UsageError: if this numpy breaks this triton's interpreter."""
         if _version(triton.__version__) < (3, 7) and _version(numpy.__version__) >= (2, 4):
             raise UsageError(
@@ -27,7 +27,7 @@ class Interpreter(ProcessTarget):
             protocol=WALL_PROTOCOL,
             # One thread: a candidate's time must not depend on what the other cores do.
             environment={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-            timeout_s=timeout_s,
+            timeout_s=TIMEOUT_SECONDS if timeout_s is None else timeout_s,
             seed=seed,
         )
 

@@ -1,0 +1,361 @@
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import autotune
+from autotune import device, dispatch, locate, registry
+from autotune.data import Config, Timing, Trial, UsageError
+from autotune.dispatch import Dispatcher, Winner, decide
+from autotune.store import Store
+
+GEMM = registry.load("gemm")
+H100 = device.profile("h100")
+PROBLEM = GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
+TUNED = Config(BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, GROUP_M=8, num_warps=4, num_stages=2)
+
+
+def winner(problem=PROBLEM, config=TUNED, source=GEMM.source):
+    return Winner(problem, source, config, 1.0, "wall-1", "3.9.0")
+
+
+def choose(problem, *winners, where=device.INTERPRETER):
+    return decide(GEMM, GEMM.kernel.parse(problem), where, winners)
+
+
+def record(path, problem=PROBLEM, config=TUNED, source=GEMM.source, ms=1.0, where=device.INTERPRETER):
+    with Store(path) as store:
+        store.record(
+            Trial(
+                *("gemm", source, problem, where.key, config, Timing(ms, ms, ms, 3, "wall-1")),
+                **{"target": "interpreter", "triton": "3.9.0", "torch": "2.13.0", "created_at": "2026-01-01"},
+            )
+        )
+
+
+def test_nothing_tuned_gives_the_default():
+    choice = choose(str(PROBLEM))
+    assert (choice.source, choice.config) == ("default", GEMM.space.default(PROBLEM, device.INTERPRETER))
+    assert choice.why == "nothing is tuned on interpreter"
+
+
+def test_the_winner_of_this_problem_is_served():
+    choice = choose(str(PROBLEM), winner())
+    assert (choice.source, choice.config) == ("tuned", TUNED)
+    assert "1 ms (wall-1)" in choice.why
+
+
+def test_a_near_problems_winner_is_served_and_named():
+    choice = choose("M=100,N=64,K=64,dtype=float32", winner())
+    assert (choice.source, choice.config) == ("nearest", TUNED)
+    assert choice.why.startswith(f"tuned for {PROBLEM}, 1.56x away")
+
+
+def test_the_nearest_of_several_is_taken_whatever_their_order():
+    other = Config({**TUNED, "BLOCK_K": 16})
+    near, far = winner(config=other), winner(GEMM.kernel.parse("M=256,N=64,K=64,dtype=float32"))
+    for winners in ((near, far), (far, near)):
+        assert choose("M=80,N=64,K=64,dtype=float32", *winners).config == other
+
+
+@pytest.mark.parametrize(
+    ("problem", "named"),
+    [
+        ("M=64,N=64,K=64,dtype=float16", "dtype=float32"),
+        ("M=64,N=64,K=64,dtype=float32,layout=nt", "layout=nn"),
+        ("M=4096,N=64,K=64,dtype=float32", "M=64"),
+        ("M=0,N=64,K=64,dtype=float32", "M=64"),
+    ],
+)
+def test_no_winner_crosses_a_trait_or_a_large_distance(problem, named):
+    choice = choose(problem, winner())
+    assert choice.source == "default"
+    assert named in choice.why
+
+
+def test_a_winner_outside_the_space_is_not_served():
+    for config in (Config(BLOCK_M=48), Config({**TUNED, "num_warps": 8}), Config({**TUNED, "BLOCK_M": 256})):
+        choice = choose(str(PROBLEM), winner(config=config))
+        assert choice.source == "default"
+        assert "the winner of this problem is not allowed here" in choice.why
+
+
+def test_a_winner_that_a_constraint_now_forbids_is_not_served():
+    config = Config({**TUNED, "BLOCK_M": 128})  # in the ranges, but M is 64
+    choice = choose(str(PROBLEM), winner(config=config))
+    assert choice.source == "default" and "mostly padding" in choice.why
+
+
+def test_a_winner_measured_on_other_code_is_not_served():
+    choice = choose(str(PROBLEM), winner(source="older"))
+    assert choice.source == "default" and "other kernel code" in choice.why
+
+
+sizes = st.integers(0, 5000)
+problems = st.builds(
+    lambda M, N, K, dtype: GEMM.kernel.make(M=M, N=N, K=K, dtype=dtype),
+    sizes,
+    sizes,
+    sizes,
+    st.sampled_from(["float16", "float32"]),
+)
+parameters = {
+    name: st.sampled_from([1, 2, 3, 4, 8, 16, 32, 64, 128, 256, True, "x"])
+    for name in GEMM.space.params(PROBLEM, H100)
+}
+configs = (
+    st.fixed_dictionaries(parameters).map(Config)
+    | st.just(TUNED)
+    | problems.map(lambda p: GEMM.space.default(p, H100))
+)
+winners = st.builds(winner, problems, configs, st.sampled_from([GEMM.source, "older"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems, st.lists(winners, max_size=5))
+def test_what_is_served_is_always_allowed(problem, found):
+    choice = decide(GEMM, problem, H100, tuple(found))
+    assert GEMM.space.why_not(choice.config, problem, H100) is None
+    assert choice == decide(GEMM, problem, H100, tuple(found))
+
+
+def tensors():
+    return torch.randn(64, 64), torch.randn(64, 64)
+
+
+def test_choose_and_run_use_the_database(db_path):
+    record(db_path)
+    a, b = tensors()
+    assert autotune.choose("gemm", a, b) == GEMM.space.default(PROBLEM, device.INTERPRETER)
+    autotune.use(db_path)
+    assert autotune.choose("gemm", a, b) == TUNED
+    assert autotune.explain("gemm", a, b).source == autotune.explain("gemm", str(PROBLEM)).source == "tuned"
+    torch.testing.assert_close(autotune.run("gemm", a, b), a @ b)
+
+
+def test_a_memo_hit_asks_nobody(db_path, monkeypatch):
+    a, b = tensors()
+    first = autotune.choose("gemm", a, b)
+    monkeypatch.setattr(dispatch, "decide", None)
+    monkeypatch.setattr(dispatch, "read_rows", None)
+    assert autotune.choose("gemm", a, b) is first
+    assert autotune.choose("gemm", a + 1, b) is first
+
+
+def test_the_memo_tells_apart_what_the_problem_tells_apart():
+    a, b = tensors()
+    dispatcher = Dispatcher(locate.for_reading(None))
+    variants = [
+        (a, b),
+        (a[:32], b),
+        (a.mT, b),
+        (a.half(), b.half()),
+        (a, b.mT),
+        (torch.randn(64 * 64 + 1)[1:].view(64, 64), b),
+    ]
+    for x, y in variants:
+        dispatcher.choose("gemm", x, y)
+    _, memo = dispatcher.known["gemm"]
+    assert len(memo) == len(variants)
+
+
+def test_arguments_that_do_not_fit_are_told_by_name():
+    a, b = tensors()
+    for bad, message in (
+        ((a, b[:3]), "the last size of a"),
+        ((a, b.half()), "float16"),
+        ((a[0], b), "2 dimensions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            autotune.run("gemm", *bad)
+    with pytest.raises(UsageError, match=r"gemm can't take \(Tensor, str\)"):
+        autotune.choose("gemm", a, "b")
+    with pytest.raises(UsageError, match="unknown kernel"):
+        autotune.choose(["gemm"], a, b)
+    with pytest.raises(UsageError, match="takes a tensor first"):
+        autotune.choose("gemm", 3, 4)
+    with pytest.raises(UsageError, match="unknown kernel"):
+        autotune.choose("gem", a, b)
+    with pytest.raises(UsageError, match="lacks N"):
+        autotune.explain("gemm", "M=3")
+
+
+def test_what_no_kernel_takes_goes_to_torch():
+    a, b = (t.double() for t in tensors())
+    choice = autotune.explain("gemm", a, b)
+    assert choice.source == "reference" and "torch.float64" in choice.why
+    assert torch.equal(autotune.run("gemm", a, b), a @ b)
+
+
+def test_threads_agree(db_path):
+    record(db_path)
+    dispatcher = Dispatcher(db_path)
+    a, b = tensors()
+    barrier, chosen = threading.Barrier(8), []
+
+    def ask():
+        barrier.wait()
+        for _ in range(200):
+            chosen.append(dispatcher.choose("gemm", a, b).config)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(chosen) == {TUNED} and len(chosen) == 1600
+
+
+def missing(path):
+    pass
+
+
+def directory(path):
+    path.mkdir()
+
+
+def empty(path):
+    path.touch()
+
+
+def text(path):
+    path.write_text("not SQLite at all" * 500)
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def endless(path):
+    connection = sqlite3.connect(path)
+    columns = (
+        "'gemm' as kernel, 'x' as device, n as problem, n as source, n as config, 1.0 as median_ms, n as protocol, "
+    )
+    connection.execute(
+        "create view best as with recursive t(n) as (select 1 union all select n + 1 from t) "
+        f"select {columns} n as triton from t"
+    )
+    connection.close()
+
+
+def truncated(path):
+    record(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def foreign(path):
+    connection = sqlite3.connect(path)
+    connection.execute("create table users (name)")
+    connection.close()
+
+
+def other_columns(path):
+    connection = sqlite3.connect(path)
+    connection.execute("create table best (kernel, winner)")
+    connection.close()
+
+
+UNREADABLE = [missing, fifo, endless, directory, empty, text, truncated, foreign, other_columns]
+
+
+def served(path):
+    """The choice for PROBLEM, the messages of all warnings, and the seconds it took; asked three times."""
+    autotune.use(path)
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        a, b = tensors()
+        result = autotune.run("gemm", a, b)
+        autotune.run("gemm", a[:32], b)
+        choice = autotune.explain("gemm", str(PROBLEM))
+    torch.testing.assert_close(result, a @ b)
+    return choice, [str(warning.message) for warning in caught], time.monotonic() - started
+
+
+@pytest.mark.parametrize("make", UNREADABLE, ids=lambda make: make.__name__)
+def test_an_unreadable_database_means_the_default_and_one_warning(tmp_path, make):
+    path = tmp_path / "bad.db"
+    make(path)
+    choice, messages, _ = served(path)
+    assert choice.source == "default"
+    assert len(messages) == 1 and str(path) in messages[0]
+
+
+def test_a_locked_database_means_the_default_soon(db_path):
+    record(db_path)
+    connection = sqlite3.connect(db_path)
+    connection.execute("begin exclusive")
+    choice, messages, seconds = served(db_path)
+    connection.close()
+    assert choice.source == "default"
+    assert len(messages) == 1 and "locked" in messages[0]
+    assert seconds < 5
+
+
+def test_a_newer_schema_is_read_as_far_as_it_goes(db_path):
+    record(db_path)
+    connection = sqlite3.connect(db_path)
+    connection.execute("insert into _sqlite_migrations (migration_set, name) values ('autotune', '0099_future')")
+    connection.execute("alter table trials add column watts real")
+    connection.commit()
+    connection.close()
+    choice, messages, _ = served(db_path)
+    assert choice.source == "tuned" and messages == []
+
+
+def test_rows_of_nonsense_are_passed_over(db_path):
+    record(db_path)
+    connection = sqlite3.connect(db_path)
+    for column, value in (
+        ("config", "[1,"),
+        ("problem", "=,="),
+        ("median_ms", "fast"),
+        ("config", '{"BLOCK_M":[1]}'),
+    ):
+        connection.execute(
+            "insert into trials select kernel, 'x' || hex(randomblob(4)), problem, device, config, protocol, median_ms, "
+            "p20_ms, p80_ms, n, reason, detail, target, triton, torch, driver, provenance, created_at from trials limit 1"
+        )
+        connection.execute(f"update trials set {column} = ? where rowid = last_insert_rowid()", [value])
+    connection.commit()
+    connection.close()
+    choice, messages, _ = served(db_path)
+    assert choice.source == "tuned" and messages == []
+
+
+def test_the_database_is_looked_for_in_the_stated_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert locate.for_reading() == locate.SHIPPED
+    assert str(locate.for_writing()) == "tuning.db"
+    (tmp_path / "tuning.db").touch()
+    assert str(locate.for_reading()) == "tuning.db"
+    monkeypatch.setenv("AUTOTUNE_DB", "/env.db")
+    assert str(locate.for_reading()) == str(locate.for_writing()) == "/env.db"
+    assert str(locate.for_reading("/named.db")) == str(locate.for_writing("/named.db")) == "/named.db"
+
+
+def test_on_a_cpu_outside_the_interpreter_torch_computes(root):
+    code = (
+        "import torch, autotune; a = torch.randn(3, 4); b = torch.randn(4, 5)\n"
+        "c = autotune.explain('gemm', a, b); print(c.source, '|', c.why, '|', dict(autotune.choose('gemm', a, b)))\n"
+        "print(autotune.explain('gemm', 'M=3,N=4,K=5,dtype=float32').source)\n"
+        "assert torch.equal(autotune.ops.matmul(a, b), a @ b)\n"
+        "assert torch.equal(autotune.run('gemm', a, b), a @ b)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    del environment["TRITON_INTERPRET"]
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = printed.stdout.splitlines()
+    assert first.startswith("reference | torch computes it") and first.endswith("{}")
+    assert second == "reference"

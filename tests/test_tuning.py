@@ -1,0 +1,171 @@
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+import autotune
+from autotune import device, registry, tuning
+from autotune.data import Config, Failure, Problem, Reason, Timing, UsageError
+from autotune.store import Store
+from autotune.tuning import Job, sweep
+
+GEMM = registry.load("gemm")
+PROBLEM = GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
+OTHER = GEMM.kernel.parse("M=128,N=64,K=64,dtype=float32")
+
+
+@dataclass
+class FakeTarget:
+    """Times a config by its tile sizes, fails BLOCK_K=16, and can be told to stop everything."""
+
+    name: str = "interpreter"
+    device: object = device.INTERPRETER
+    protocol: str = "wall-1"
+    triton: str = "3.9.0"
+    torch: str = "2.13.0"
+    calls: list = field(default_factory=list)
+    stop_after: int = 10**9
+
+    def evaluate(self, entry, problem, config):
+        if len(self.calls) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.calls.append((problem, config))
+        if config["BLOCK_K"] == 16:
+            return Failure(Reason.WRONG, "off by 16", self.protocol)
+        ms = 1000.0 / config["BLOCK_M"] / config["BLOCK_N"]
+        return Timing(ms, ms, ms, 3, self.protocol)
+
+
+def swept(db_path, target, *problems, **options):
+    with Store(db_path) as store:
+        return sweep([Job("gemm", problem) for problem in problems or [PROBLEM]], target, store, **options)
+
+
+def test_the_default_is_trial_one_and_the_summary_tells_the_best(db_path):
+    target = FakeTarget()
+    (summary,) = swept(db_path, target, trials=20)
+    default = GEMM.space.default(PROBLEM, device.INTERPRETER)
+    assert target.calls[0] == (PROBLEM, default)
+    assert summary.default == default and isinstance(summary.default_outcome, Timing)
+    best, timing = summary.best
+    assert timing.median_ms <= summary.default_outcome.median_ms
+    assert len(summary.outcomes) == summary.measured == len(target.calls) == 20
+    assert set(summary.failures) == {Reason.WRONG}
+    with Store(db_path, readonly=True) as store:
+        (row,) = store.best()
+        assert Config.parse(row["config"]) == best
+        rows = list(store.rows())
+    assert len(rows) == 20
+    assert sum(row["reason"] == "WRONG" for row in rows) == summary.failures[Reason.WRONG] > 0
+
+
+def test_a_stopped_sweep_resumes_and_repeats_nothing(db_path):
+    first, second = FakeTarget(stop_after=7), FakeTarget()
+    with pytest.raises(KeyboardInterrupt):
+        swept(db_path, first, trials=20)
+    (summary,) = swept(db_path, second, trials=20)
+    assert len(first.calls) == 7 and len(second.calls) == 13
+    assert not {config for _, config in first.calls} & {config for _, config in second.calls}
+    assert len(summary.outcomes) == 20 and summary.measured == 13
+    assert swept(db_path, FakeTarget(), trials=20)[0].measured == 0
+
+
+def test_more_trials_continue_and_again_measures_anew(db_path):
+    swept(db_path, FakeTarget(), trials=10)
+    more, again = FakeTarget(), FakeTarget()
+    swept(db_path, more, trials=15)
+    assert len(more.calls) == 5
+    (summary,) = swept(db_path, again, trials=10, again=True)
+    assert len(again.calls) == summary.measured == len(summary.outcomes) == 10
+    with Store(db_path, readonly=True) as store:
+        assert len(list(store.rows())) >= 15
+
+
+def test_other_code_starts_afresh(db_path, monkeypatch):
+    swept(db_path, FakeTarget(), trials=5)
+    changed = registry.Loaded(GEMM.entry, GEMM.kernel, GEMM.space, "another source")
+    monkeypatch.setattr(registry, "load", lambda name: changed)
+    target = FakeTarget()
+    swept(db_path, target, trials=5)
+    assert len(target.calls) == 5
+
+
+def test_a_budget_stops_in_time_and_tells_what_was_not_reached(db_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: float(next(clock)))
+    target = FakeTarget()
+    summaries = swept(db_path, target, PROBLEM, OTHER, trials=40, budget_s=20)
+    counts = [sum(problem == summary.problem for problem, _ in target.calls) for summary in summaries]
+    assert len(summaries) == 2 and all(0 < count < 20 for count in counts) and sum(counts) <= 20
+    assert len(swept(db_path, FakeTarget(), PROBLEM, OTHER, trials=40, budget_s=0.5)) == 0
+
+
+@pytest.mark.parametrize("options", [{"trials": 0}, {"trials": -3}, {"budget_s": 0}, {"budget_s": -1}])
+def test_impossible_requests_are_refused(db_path, options):
+    with pytest.raises(UsageError, match="must be"):
+        swept(db_path, FakeTarget(), **options)
+
+
+def test_most_work_is_tuned_first():
+    small, large = GEMM.kernel.parse("M=8,N=8,K=8,dtype=float32"), GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
+    jobs = [(Job("gemm", small), 10), (Job("gemm", large), 1)]
+    assert [job.problem for job in tuning.most_work_first(jobs)] == [large, small]
+    jobs = [(Job("gemm", small), 1000), (Job("gemm", large), 1)]
+    assert [job.problem for job in tuning.most_work_first(jobs)] == [small, large]
+
+
+def test_tune_in_the_interpreter_for_real_and_dispatch_on_the_winner(db_path):
+    autotune.use(db_path)
+    with pytest.warns(RuntimeWarning, match="no winners"):
+        before = autotune.explain("gemm", str(PROBLEM))
+    (summary,) = autotune.tune("gemm", str(PROBLEM), target="interpreter", trials=3, db=db_path)
+    config, timing = summary.best
+    assert timing.protocol == "wall-1" and timing.median_ms > 0.1
+    after = autotune.explain("gemm", str(PROBLEM))
+    assert (before.source, after.source, after.config) == ("default", "tuned", config)
+    a, b = torch.randn(64, 64), torch.randn(64, 64)
+    assert autotune.choose("gemm", a, b) == config
+
+
+CRASHES = {
+    "raises": ("raise OverflowError('too wide')", Reason.RUNTIME, "OverflowError: too wide"),
+    "exits": ("import os; os._exit(3)", Reason.RUNTIME, "exited with status 3"),
+    "crashes": ("import ctypes; ctypes.string_at(0)", Reason.RUNTIME, "killed by SIGSEGV"),
+    "loops for ever": ("while True: pass", Reason.TIMEOUT, "not done in 2 s"),
+    "is wrong": ("return GEMM.run(config, a, b) * 2", Reason.WRONG, "error"),
+}
+
+
+@pytest.mark.parametrize("case", CRASHES)
+def test_a_candidate_that_misbehaves_is_a_row_and_the_sweep_goes_on(tmp_path, db_path, monkeypatch, case):
+    """BLOCK_K=64 misbehaves, the other configs are gemm's own."""
+    body, reason, detail = CRASHES[case]
+    path = tmp_path / "crashing.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from autotune.kernels.gemm import KERNEL as GEMM\n"
+        "def run(config, a, b):\n"
+        "    if config['BLOCK_K'] == 64:\n"
+        f"        {body}\n"
+        "    return GEMM.run(config, a, b)\n"
+        "KERNEL = replace(GEMM, run=run)\n"
+    )
+    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr("autotune.targets.interpreter.TIMEOUT_SECONDS", 2.0)
+    registry.register("crashing", str(path), "autotune.search_spaces.gemm")
+    (summary,) = autotune.tune(
+        "crashing", "M=32,N=32,K=64,dtype=float32", target="interpreter", trials=6, db=db_path
+    )
+    bad = {config: outcome for config, outcome in summary.outcomes.items() if config["BLOCK_K"] == 64}
+    good = {config: outcome for config, outcome in summary.outcomes.items() if config["BLOCK_K"] != 64}
+    assert bad and all(outcome.reason is reason and detail in outcome.detail for outcome in bad.values())
+    assert good and all(isinstance(outcome, Timing) for outcome in good.values())
+    with Store(db_path, readonly=True) as store:
+        assert sum(row["reason"] == reason.value for row in store.rows()) == len(bad)
+
+
+def test_a_problem_nobody_gave_is_refused():
+    with pytest.raises(UsageError, match="no problem given for gemm; for example M="):
+        autotune.tune("gemm")
+    with pytest.raises(UsageError, match="unknown target 'tpu'"):
+        autotune.tune("gemm", Problem(PROBLEM), target="tpu")
