@@ -8,29 +8,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotune import locate
 from autotune.data import AutotuneError, UsageError
+from autotune.exits import Group, end
+
+if TYPE_CHECKING:
+    from autotune.tuning import Job
 
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
 
 
-class _Group(click.Group):
-    """Turns the library's errors into one line on standard error and an exit code."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except AutotuneError as error:
-            message = " ".join(str(error).split())
-            click.echo(f"autotune: {message}", err=True)
-            context.exit(2 if isinstance(error, UsageError) else 1)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="autotune")
 def main() -> None:
     """Tune Triton kernels for the problems a model runs; keep every trial; serve the winners."""
@@ -71,7 +63,7 @@ def list_() -> None:
 @_option_target
 @click.option("--trials", type=int, help="Configs wanted per problem, known ones included.  [default: 50]")
 @click.option("--budget", help="Wall time for the whole command: 90s, 10m, 1.5h.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--again", is_flag=True, help="Measure anew what the database already knows.")
 @_option_db
 def tune(
@@ -86,58 +78,55 @@ def tune(
     db: str | None,
 ) -> None:
     """Search for the fastest config of each PROBLEM, for example M=64,N=64,K=64,dtype=float16."""
-    from autotune import progress, registry, tables, tuning
+    from autotune import progress, tables, tuning
     from autotune.store import Store
-    from autotune.targets import open_target, resolve
-    from autotune.workload import Workload
+    from autotune.targets import open_target
 
     budget_s = None if budget is None else _seconds(budget)
     wanted = tuning.TRIALS if trials is None else trials
     if wanted < 1:
         raise UsageError(f"--trials is {wanted}; it must be at least 1")
-    jobs = []
-    if kernel is not None:
-        loaded = registry.load(kernel)
-        if not problems and workload is None:
-            raise UsageError(f"no problem given for {kernel}; for example {loaded.kernel.problems[0]}")
-        jobs += [tuning.Job(kernel, loaded.kernel.parse(problem)) for problem in problems]
-    elif workload is None:
-        raise UsageError("nothing to tune; give KERNEL PROBLEM ..., or --workload FILE")
-    if workload is not None:
-        jobs += [job for job in Workload.load(workload).jobs() if kernel in (None, job.kernel)]
-    resolve(target)
-
+    jobs = _jobs(kernel, problems, workload)
     summaries: list[tuning.Summary] = []
     try:
         with (
-            Store(locate.for_writing(db)) as store,
             open_target(target, seed) as opened,
+            Store(locate.for_writing(db)) as store,
             progress.shown(len(jobs), wanted, budget_s) as on_step,
         ):
-            tuning.sweep(
-                jobs,
-                opened,
-                store,
-                trials=wanted,
-                budget_s=budget_s,
-                seed=seed,
-                again=again,
-                on_step=on_step,
-                summaries=summaries,
-            )
+            options: dict[str, Any] = {"trials": wanted, "budget_s": budget_s, "seed": seed, "again": again}
+            tuning.sweep(jobs, opened, store, **options, on_step=on_step, summaries=summaries)
     except KeyboardInterrupt:
-        click.echo(
-            "autotune: stopped; every finished trial is recorded, the same command goes on from here", err=True
-        )
         tables.summaries(summaries)
-        sys.exit(130)
+        end("stopped; every finished trial is recorded, the same command goes on from here", 130)
     tables.summaries(summaries)
     if len(summaries) < len(jobs):
         click.echo(
             f"{len(jobs) - len(summaries)} of {len(jobs)} problems were not reached; raise --budget", err=True
         )
+    troubles = [summary.trouble for summary in summaries if summary.trouble is not None]
+    if troubles:
+        raise AutotuneError("; ".join(troubles))
     if summaries and all(summary.best is None for summary in summaries):
         raise AutotuneError("no candidate of any problem ran; the failures above say why")
+
+
+def _jobs(kernel: str | None, problems: Sequence[str], workload: str | None) -> list[Job]:
+    from autotune import registry
+    from autotune.tuning import Job
+    from autotune.workload import Workload
+
+    loaded = None if kernel is None else registry.load(kernel)
+    jobs = [Job(loaded.name, loaded.kernel.parse(problem)) for problem in problems] if loaded is not None else []
+    if workload is not None:
+        jobs += [job for job in Workload.load(workload).jobs() if kernel in (None, job.kernel)]
+    if jobs:
+        return jobs
+    if workload is not None:
+        raise UsageError(f"workload {workload} has no problem of {kernel}; leave the kernel out to tune all of it")
+    if loaded is not None:
+        raise UsageError(f"no problem given for {kernel}; for example {loaded.kernel.problems[0]}")
+    raise UsageError("nothing to tune; give KERNEL PROBLEM ..., or --workload FILE")
 
 
 def _seconds(text: str) -> float:
@@ -185,8 +174,8 @@ def explain(kernel: str, problem: str, target: str, db: str | None, form: str) -
     registry.load(kernel).kernel.parse(problem)
     name = resolve(target)
     where = device.INTERPRETER if name == "interpreter" else device.present(int(name.partition(":")[2]))
-    if db is not None:
-        dispatch.use(db)
+    _readable(db)
+    dispatch.use(db)
     choice = dispatch.explain(kernel, problem, device=where)
     if form == "json":
         click.echo(json.dumps({"config": dict(choice.config), "source": choice.source, "why": choice.why}))
@@ -227,8 +216,17 @@ def bench(kernel: str | None, problems: tuple[str, ...], target: str, db: str | 
 
     loaded = [registry.load(kernel)] if kernel else [registry.load(name) for name in registry.entries()]
     parsed = [loaded[0].kernel.parse(problem) for problem in problems] if kernel else []
+    _readable(db)
     with open_target(target) as opened:
         tables.comparison(checking.compare(loaded, parsed, opened, db))
+
+
+def _readable(db: str | None) -> None:
+    """Dispatch makes do without a database that it can't read; a person who named one wants to know."""
+    from autotune.store import Store
+
+    if db is not None:
+        Store(db, readonly=True).close()
 
 
 @main.command()
@@ -252,9 +250,8 @@ def export(output: str | None, db: str | None) -> None:
     source = locate.for_reading(db)
     if output is None:
         exchange.export(source, sys.stdout)
-        return
-    with _opened(output, "w") as stream:
-        click.echo(f"{exchange.export(source, stream)} rows in {output}", err=True)
+    else:
+        click.echo(f"{exchange.export_to(source, output)} rows in {output}", err=True)
 
 
 @main.command("import")
@@ -268,16 +265,9 @@ def import_(input: str | None, db: str | None) -> None:
     if input is None:
         changed = exchange.import_(target, sys.stdin)
     else:
-        with _opened(input, "r") as stream:
+        with Path(input).open(encoding="utf-8-sig") as stream:
             changed = exchange.import_(target, stream)
     click.echo(f"{changed} rows new or later in {target}")
-
-
-def _opened(path: str, mode: str) -> Any:
-    try:
-        return Path(path).open(mode, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; name another file") from error
 
 
 @main.command()

@@ -98,10 +98,10 @@ class Config(_Record):
         """:raises UsageError: if ``text`` is not a JSON object of ints, bools and strings."""
         try:
             values = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            raise UsageError(f'config {text!r} is not a JSON object such as {{"BLOCK_M":64}}')
+            raise UsageError(f'config {str(text)[:200]!r} is not a JSON object such as {{"BLOCK_M":64}}')
         return cls(values)
 
 
@@ -134,10 +134,10 @@ class Problem(_Record):
             name, equals, value = (part.strip() for part in pair.partition("="))
             if not equals or not _NAME.fullmatch(name) or not value:
                 raise UsageError(
-                    f"problem {text!r}: {pair!r} is not name=value; write M=64,N=64,K=64,dtype=float16"
+                    f"problem {text[:200]!r}: {pair[:40]!r} is not name=value; write M=64,N=64,K=64,dtype=float16"
                 )
             if name in values:
-                raise UsageError(f"problem {text!r} gives {name} twice")
+                raise UsageError(f"problem {text[:200]!r} gives {name} twice")
             if value in ("true", "false"):
                 values[name] = value == "true"
             elif _INTEGER.fullmatch(value):
@@ -145,7 +145,9 @@ class Problem(_Record):
             elif _WORD.fullmatch(value):
                 values[name] = value
             else:
-                raise UsageError(f"problem {text!r}: {name}={value!r} is neither an integer, a flag nor a word")
+                raise UsageError(
+                    f"problem {text[:200]!r}: {name}={value[:40]!r} is neither an integer, a flag nor a word"
+                )
         return cls(values)
 
 

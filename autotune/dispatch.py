@@ -7,154 +7,21 @@ live space allows it for this problem on this device.
 
 from __future__ import annotations
 
-import math
 import sqlite3
 import threading
-import time
 import warnings
-from collections.abc import Hashable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from autotune import locate, registry
 from autotune.data import Choice, Config, Device, Problem, UsageError
+from autotune.decide import decide
 from autotune.kernel import Kernel
 from autotune.registry import Loaded
-
-#: A neighbour's winner is used if no size differs by more than this factor, and all together by no more
-#: than its cube. Beyond, the default knows better: a config tuned for long sequences ruins short ones.
-NEAREST_FACTOR = 4.0
-
-#: How long the one read of the database may wait for a writer's commit.
-BUSY_SECONDS = 0.25
-#: How long it may take altogether; 100,000 winners take a tenth of it.
-READ_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Winner:
-    """A row of the view ``best``, as read."""
-
-    problem: Problem
-    source: str
-    config: Config
-    median_ms: float
-    protocol: str
-    triton: str
-
-
-#: (kernel, device) -> its rows of the view ``best``, in a fixed order.
-Rows: TypeAlias = Mapping[tuple[str, str], list[tuple[Any, ...]]]
-
-
-def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winner, ...]) -> Choice:
-    """What to launch for ``problem``. Pure: the same winners give every process the same choice."""
-    space = loaded.space
-    notes = []
-    for winner in winners:
-        if winner.problem == problem:
-            why_not = _unusable(winner, loaded, problem, device)
-            if why_not is None:
-                return Choice(winner.config, "tuned", f"measured {winner.median_ms:.4g} ms ({winner.protocol})")
-            notes.append(f"the winner of this problem {why_not}")
-    near = [
-        (distance, winner)
-        for winner in winners
-        if winner.problem != problem and (distance := _distance(loaded, problem, winner.problem)) is not None
-    ]
-    for distance, winner in sorted(near, key=lambda pair: (pair[0], str(pair[1].problem), str(pair[1].config))):
-        text = str(winner.problem)
-        why_not = _unusable(winner, loaded, problem, device)
-        if why_not is None:
-            why = f"tuned for {text}, {2**distance:.3g}x away in size"
-            return Choice(winner.config, "nearest", "; ".join([why, *notes]))
-        notes.append(f"the winner of {text} {why_not}")
-    notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
-    return Choice(space.default(problem, device), "default", "; ".join(notes[:3]))
-
-
-def _unusable(winner: Winner, loaded: Loaded, problem: Problem, device: Device) -> str | None:
-    if winner.source != loaded.source:
-        return "was measured on other kernel code"
-    why_not = loaded.space.why_not(winner.config, problem, device)
-    return None if why_not is None else f"is not allowed here: {why_not}"
-
-
-def _distance(loaded: Loaded, a: Problem, b: Problem) -> float | None:
-    """Sum of |log2| of the sizes' ratios; None if another field differs or a size is too far off."""
-    sizes = loaded.kernel.sizes
-    if _traits(a, sizes) != _traits(b, sizes):
-        return None
-    total, limit = 0.0, math.log2(NEAREST_FACTOR)
-    for known in loaded.kernel.fields:
-        if known.kind == "size":
-            one, other = (problem.integer(known.name, _size(known.default)) for problem in (a, b))
-            apart = abs(math.log2(max(1, one) / max(1, other)))
-            if apart > limit or (one == 0) != (other == 0):
-                return None
-            total += apart
-    return total if total <= 3 * limit else None
-
-
-def _size(default: Any) -> int | None:
-    return default if isinstance(default, int) else None
-
-
-def _traits(problem: Problem, sizes: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in problem.items() if name not in sizes}
-
-
-def _misses(loaded: Loaded, problem: Problem, winners: tuple[Winner, ...]) -> str:
-    """By which fields the closest tuned problem differs."""
-
-    def differing(winner: Winner) -> list[str]:
-        return [
-            f"{known.name}={winner.problem.get(known.name, known.default)}"
-            for known in loaded.kernel.fields
-            if winner.problem.get(known.name, known.default) != problem.get(known.name, known.default)
-        ]
-
-    closest = min(winners, key=lambda winner: (len(differing(winner)), str(winner.problem)))
-    return f"no tuned problem is near; the closest has {', '.join(differing(closest)) or 'the same fields'}"
-
-
-def read_rows(path: Path) -> Rows:
-    """The view ``best``, as it is.
-
-    :raises sqlite3.Error, OSError, ValueError: if the file is missing or can't be read in READ_SECONDS.
-    """
-    if not path.is_file():
-        raise FileNotFoundError("no such file")
-    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
-    uri = f"{path.resolve().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
-        end = time.monotonic() + READ_SECONDS
-        # A hostile view may never end: look at the clock every so many steps of SQLite's machine.
-        connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
-        rows = connection.execute(
-            "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
-            "order by kernel, device, problem, protocol"
-        )
-        for kernel, device, *row in rows:
-            found.setdefault((kernel, device), []).append(tuple(row))
-    return found
-
-
-def winners_of(loaded: Loaded, device: Device, rows: Rows) -> tuple[Winner, ...]:
-    """The rows of one kernel on one device that are in order; nothing read from a file is trusted."""
-    winners = []
-    for problem, source, config, median_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
-        # Not rows that this version writes.
-        with suppress(UsageError, TypeError, ValueError, AttributeError, RecursionError):
-            known = loaded.kernel.parse(problem)
-            if 0 < median_ms < math.inf:
-                winners.append(
-                    Winner(known, str(source), Config.parse(config), median_ms, str(protocol), str(triton))
-                )
-    return tuple(winners)
-
+from autotune.winners import Rows, Winner, read_rows, winners_of
 
 # What the memo look-up raises: KeyError for what is new, the others for arguments that are no such tensors.
 _NOT_KNOWN = (KeyError, AttributeError, TypeError, RuntimeError)
@@ -233,12 +100,13 @@ class Dispatcher:
                     self._rows = read_rows(path)
                 except (sqlite3.Error, OSError, ValueError) as error:
                     self._rows = {}
-                    warnings.warn(
-                        f"autotune: no winners from {path} ({error}); default configs are used. "
-                        "Check the file, or name another with autotune.use(path)",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
+                    if path != locate.SHIPPED:  # which nobody asked for by name
+                        warnings.warn(
+                            f"autotune: no winners from {path} ({error}); default configs are used. "
+                            "Check the file, or name another with autotune.use(path)",
+                            RuntimeWarning,
+                            stacklevel=2,
+                        )
             key = (loaded.name, where.key)
             if key not in self._winners:
                 self._winners[key] = winners_of(loaded, where, self._rows)

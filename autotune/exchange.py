@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -33,11 +34,36 @@ def merge(sources: Sequence[str | Path], into: str | Path) -> int:
 
 def export(path: str | Path, stream: IO[str]) -> int:
     """Write every trial of the database as one JSON object a line. Returns how many."""
-    count = 0
     with Store(path, readonly=True) as store:
-        for row in store.rows():
-            stream.write(json.dumps(row, sort_keys=True) + "\n")
-            count += 1
+        return _write(store, stream)
+
+
+def export_to(path: str | Path, output: str | Path) -> int:
+    """Like :func:`export`, into a file, which is replaced only when all is written.
+
+    :raises StoreError: if the database can't be read or the file not written.
+    """
+    output = Path(output)
+    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    with Store(path, readonly=True) as store:
+        try:
+            if output.exists() and not output.is_file():
+                with output.open("w", encoding="utf-8") as stream:  # a device or a pipe
+                    return _write(store, stream)
+            with beside.open("w", encoding="utf-8") as stream:
+                count = _write(store, stream)
+            beside.replace(output)
+            return count
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise StoreError(f"can't write {output}: {error.strerror}; name another file") from error
+
+
+def _write(store: Store, stream: IO[str]) -> int:
+    count = 0
+    for row in store.rows():
+        stream.write(json.dumps(row, sort_keys=True) + "\n")
+        count += 1
     return count
 
 
@@ -52,12 +78,16 @@ def import_(path: str | Path, stream: IO[str]) -> int:
 
 
 def _lines(stream: IO[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(stream, start=1):
+    try:
+        lines = stream.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"the input is not text in UTF-8: {error}; nothing was written") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"line {number} is not JSON: {error}; nothing was written") from error
         if not isinstance(row, dict):
             raise StoreError(f"line {number} is not a JSON object; nothing was written")

@@ -131,7 +131,7 @@ class Kernel:
 
         :raises UsageError: if a field is unknown, missing or against its rule.
         """
-        text = ",".join(f"{name}={value}" for name, value in values.items())
+        text = str(Problem(values))[:200]
         names = [field.name for field in self.fields]
         for name in values:
             if name not in names:

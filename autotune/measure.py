@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -15,6 +15,8 @@ from autotune import bench, device
 from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
 from autotune.registry import Entry
 from autotune.verify import Oracle
+
+T = TypeVar("T")
 
 
 @lru_cache(maxsize=1)
@@ -32,16 +34,27 @@ def evaluate(entry: Entry, problem: Problem, config: Config, seed: int, where: s
     with _current(where):
         oracle = prepare(entry, problem, seed, where)
         timer, protocol = _timer(where)
-        failure = _verdict(oracle, config, protocol)
-        if failure is not None:
-            return failure
-        return timer(partial(oracle.kernel.run, config, *oracle.args))
+
+        def verify_and_time() -> Outcome:
+            fault = oracle.fault(config)
+            if fault is not None:
+                return Failure(Reason.WRONG, fault, protocol)
+            return timer(partial(oracle.kernel.run, config, *oracle.args))
+
+        return _caught(verify_and_time, protocol)
 
 
 def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Failure | None:
     """The verdict alone, without a time."""
     with _current(where):
-        return _verdict(prepare(entry, problem, seed, where), config, _timer(where)[1])
+        oracle = prepare(entry, problem, seed, where)
+        protocol = _timer(where)[1]
+
+        def verify_only() -> Failure | None:
+            fault = oracle.fault(config)
+            return None if fault is None else Failure(Reason.WRONG, fault, protocol)
+
+        return _caught(verify_only, protocol)
 
 
 def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Timing:
@@ -68,23 +81,29 @@ def _timer(where: str) -> tuple[Callable[[Callable[[], Any]], Timing], str]:
     return partial(bench.graph, device=seen), bench.GRAPH_PROTOCOL
 
 
-def _verdict(oracle: Oracle, config: Config, protocol: str) -> Failure | None:
+def _caught(attempt: Callable[[], T], protocol: str) -> T | Failure:
+    """What ``attempt`` gives, or the failure it ended in."""
     try:
-        fault = oracle.fault(config)
+        result = attempt()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    except OutOfResources as error:
+        return result
+    except (OutOfResources, torch.cuda.OutOfMemoryError, MemoryError) as error:
         return Failure(Reason.RESOURCES, _line(error), protocol)
     except (CompilationError, PTXASError) as error:
         return Failure(Reason.COMPILE, _line(error), protocol)
-    except torch.cuda.OutOfMemoryError as error:
-        return Failure(Reason.RESOURCES, _line(error), protocol)
-    # A candidate may raise anything at all: the interpreter runs its body as Python. Its row says what.
-    except Exception as error:
-        return Failure(Reason.RUNTIME, _line(error), protocol)
-    return Failure(Reason.WRONG, fault, protocol) if fault is not None else None
+    # A candidate may raise anything at all, SystemExit too: the interpreter runs its body as Python, in a
+    # process that does nothing else. Its row says what.
+    except BaseException as error:
+        line = _line(error)
+        exhausted = "can't allocate memory" in line  # torch's CPU allocator has no exception of its own
+        return Failure(Reason.RESOURCES if exhausted else Reason.RUNTIME, line, protocol)
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    """One line of text that any database takes, whatever the exception does."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # its __str__ is the candidate's code as well
+        text = "its message can't be read"
+    return f"{type(error).__name__}: {text[:300]}".encode("utf-8", "backslashreplace").decode()

@@ -13,12 +13,14 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from autotune import locate
 from autotune.data import AutotuneError, Config, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
 
 #: How long a writer waits for another one's transaction before giving up.
@@ -78,9 +80,12 @@ class Store:
         if not readonly and not self.path.parent.is_dir():
             raise StoreError(f"no folder {self.path.parent} for the database {self.path}; create it first")
         with self._explained():
-            mode = "ro" if readonly else "rwc"
-            uri = f"{self.path.resolve().as_uri()}?mode={mode}"
-            self._db = Database(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS))
+            if readonly:
+                connection = locate.open_readonly(self.path, BUSY_SECONDS)
+            else:
+                uri = f"{self.path.resolve().as_uri()}?mode=rwc"
+                connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)
+            self._db = Database(connection)
         try:
             with self._explained():
                 self._refuse_newer() if readonly else self._migrate()
@@ -200,11 +205,29 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
 def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A row from outside, in canonical spelling; nothing read from a file is trusted."""
     try:
-        config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
-        outcome = _outcome(row)
+        for name in COLUMNS:
+            _check_type(name, row.get(name))
         known = {name: row.get(name) for name in COLUMNS}
-        if not all(isinstance(known[name], str) and known[name] for name in (*KEY, "target", "created_at")):
-            raise UsageError(f"one of {', '.join(KEY)}, target and created_at is missing")
+        config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
+        datetime.fromisoformat(row["created_at"])
+        outcome = _outcome(row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
     return {**known, "config": str(config), "problem": str(problem), **_outcome_columns(outcome)}
+
+
+def _check_type(name: str, value: Any) -> None:
+    """:raises UsageError: if ``value`` is not of the column's kind."""
+    if name in ("median_ms", "p20_ms", "p80_ms"):
+        good, kind = value is None or type(value) in (int, float), "a number"
+    elif name == "n":
+        good, kind = value is None or (type(value) is int and value < 2**63), "an integer"
+    elif name in (*KEY, "target", "created_at"):
+        good, kind = isinstance(value, str) and value != "", "text, and not empty"
+    else:
+        good, kind = value is None or isinstance(value, str), "text"
+    if isinstance(value, str):
+        good = (good and value.isprintable()) or name == "detail"
+        value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+    if not good:
+        raise UsageError(f"{name} is {repr(value)[:80]}; it must be {kind}")

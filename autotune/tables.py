@@ -18,13 +18,18 @@ from autotune.tuning import Summary
 _SHORT = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
 
 
+def _console(width: int | None = None) -> Console:
+    # Text is text: a problem or a failure's message may hold square brackets.
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
 def _print(table: Table) -> None:
-    console = Console()
+    console = _console()
     if console.is_terminal:
         console.print(table)
         return
     # In a pipe nothing may be cut off at 80 columns, and nobody needs the padding.
-    wide = Console(width=400)
+    wide = _console(width=400)
     with wide.capture() as captured:
         wide.print(table)
     print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()))
@@ -87,7 +92,7 @@ def kernels(loaded: Sequence[Loaded], devices: Sequence[Device]) -> None:
     table = _table("kernel", "problem (fields in brackets have defaults)", "parameters", *columns, right=columns)
     for one in loaded:
         example = one.kernel.parse(one.kernel.problems[0])
-        fields = [known.name if known.default is None else rf"\[{known.name}]" for known in one.kernel.fields]
+        fields = [known.name if known.default is None else f"[{known.name}]" for known in one.kernel.fields]
         counts = [sum(1 for _ in one.space.allowed(example, device)) for device in devices]
         table.add_row(
             one.name, ",".join(fields), " ".join(one.space.params(example, devices[0])), *map(str, counts)

@@ -17,7 +17,7 @@ from autotune.registry import Loaded
 from autotune.search import Step, search
 from autotune.store import Store
 from autotune.targets import open_target
-from autotune.targets.process import ProcessTarget
+from autotune.targets.process import ProcessTarget, TargetError
 
 #: Configs per problem, if nothing else is asked for.
 TRIALS = 50
@@ -42,6 +42,8 @@ class Summary:
     outcomes: Mapping[Config, Outcome] = field(default_factory=dict)
     #: How many of the outcomes this sweep measured; the others were in the database.
     measured: int = 0
+    #: Why the target could not go on with this problem, if so.
+    trouble: str | None = None
 
     @property
     def best(self) -> tuple[Config, Timing] | None:
@@ -107,6 +109,8 @@ def sweep(
     """
     if trials < 1:
         raise UsageError(f"trials is {trials}; it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed is {seed}; it must be from 0 to 2**32 - 1")
     if budget_s is not None and not budget_s > 0:
         raise UsageError(f"budget is {budget_s:g} s; it must be more than 0")
     summaries = [] if summaries is None else summaries
@@ -124,7 +128,7 @@ def sweep(
             summaries.append(summary)
             known = store.outcomes(job.kernel, loaded.source, job.problem, target.device.key, target.protocol)
             outcomes = summary.outcomes = {} if again else dict(known)
-            for step in search(
+            steps = search(
                 loaded.space,
                 job.problem,
                 target.device,
@@ -132,13 +136,18 @@ def sweep(
                 trials=trials,
                 seed=seed,
                 known=dict(outcomes),
-            ):
-                outcomes[step.config] = step.outcome
-                summary.measured += 1
-                store.record(_trial(job, loaded, target, step, seed))
-                on_step(number, summary, step)
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
+            )
+            try:
+                for step in steps:
+                    outcomes[step.config] = step.outcome
+                    summary.measured += 1
+                    store.record(_trial(job, loaded, target, step, seed))
+                    on_step(number, summary, step)
+                    if deadline is not None and time.monotonic() >= deadline:
+                        break
+            except TargetError as error:
+                # One problem too large for this machine must not cost the others.
+                summary.trouble = str(error)
     finally:
         dispatch.forget()
     return summaries

@@ -12,9 +12,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,6 +46,7 @@ class Worker:
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._death = -1  # a file descriptor that becomes readable when the process ends
 
     def call(self, function: Callable[..., T], /, *args: Any, timeout_s: float) -> T:
         """``function(*args)``, both picklable, with ``timeout_s`` for the answer.
@@ -53,9 +57,13 @@ class Worker:
         connection = self._connection or self._start()
         try:
             connection.send((function, args))
-            if not connection.poll(timeout_s):
+            # The process itself is watched too: one that forked may die while its child holds the line open.
+            ready = wait([connection, self._death], timeout_s)
+            if not ready:
                 self.close()
                 raise WorkerTimeout(f"no answer within {timeout_s:.0f} s")
+            if connection not in ready:
+                raise EOFError
             done, value = connection.recv()
         except (EOFError, ConnectionError) as error:
             raise WorkerDied(self._cause_of_death()) from error
@@ -77,14 +85,17 @@ class Worker:
             else:
                 environment[name] = value
         with theirs:
-            # A session of its own: Ctrl-C at the terminal is for the parent, which then ends the worker.
+            # A session of its own: Ctrl-C at the terminal is for the parent, which then ends the worker. What
+            # candidates print goes to standard error: standard output is for results.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "autotune.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "autotune.worker", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
+                stdout=2,
                 start_new_session=True,
             )
+        self._death = os.pidfd_open(self._process.pid)
         self._connection = Connection(ours.detach())
         return self._connection
 
@@ -95,12 +106,14 @@ class Worker:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def close(self) -> None:
-        """Kill the process, if there is one."""
+        """Kill the process and what it forked, if there is one."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+            os.close(self._death)
         self._connection = self._process = None
 
     def __enter__(self) -> Worker:
@@ -110,19 +123,30 @@ class Worker:
         self.close()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:
             function, args = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return  # the parent is gone
         # Everything goes back to the parent, which raises it there.
         try:
             answer = (True, function(*args))
         except Exception:
             answer = (False, traceback.format_exc())
-        connection.send_bytes(pickle.dumps(answer))
+        try:
+            connection.send_bytes(pickle.dumps(answer))
+        except OSError:
+            return
+
+
+def _end_with(parent: int) -> None:
+    """End this process, in whatever it is, when its parent has ended without saying so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    _serve(Connection(int(sys.argv[1])))
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -46,7 +46,7 @@ class Workload:
     def load(cls, path: str | Path) -> Workload:
         """:raises UsageError: if the file is missing or a line is not such an object; names the line."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"workload {path} can't be read: {error}; record one with autotune.record()"

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import autotune
 from autotune import device, dispatch, locate, registry
 from autotune.data import Config, Timing, Trial, UsageError
-from autotune.dispatch import Dispatcher, Winner, decide
-from autotune.store import Store
+from autotune.decide import decide
+from autotune.dispatch import Dispatcher
+from autotune.store import COLUMNS, Store
+from autotune.winners import Winner
 
 GEMM = registry.load("gemm")
 H100 = device.profile("h100")
@@ -312,24 +314,47 @@ def test_a_newer_schema_is_read_as_far_as_it_goes(db_path):
     assert choice.source == "tuned" and messages == []
 
 
+NONSENSE = [
+    ("config", "[1,"),
+    ("config", '{"BLOCK_M":[1]}'),
+    ("problem", "=,="),
+    ("problem", "M=abc,N=64,K=64,dtype=float32"),
+    ("problem", "N=64,K=64,dtype=float32"),
+    ("median_ms", "fast"),
+    ("median_ms", float("inf")),
+    ("median_ms", -1.0),
+]
+
+
 def test_rows_of_nonsense_are_passed_over(db_path):
     record(db_path)
     connection = sqlite3.connect(db_path)
-    for column, value in (
-        ("config", "[1,"),
-        ("problem", "=,="),
-        ("median_ms", "fast"),
-        ("config", '{"BLOCK_M":[1]}'),
-    ):
+    for number, (column, value) in enumerate(NONSENSE):
+        changed = {"source": number, column: value}
+        columns = ", ".join("?" if name in changed else name for name in COLUMNS)
+        values = [changed[name] for name in COLUMNS if name in changed]
         connection.execute(
-            "insert into trials select kernel, 'x' || hex(randomblob(4)), problem, device, config, protocol, median_ms, "
-            "p20_ms, p80_ms, n, reason, detail, target, triton, torch, driver, provenance, created_at from trials limit 1"
+            f"insert into trials select {columns} from trials where source = ?", [*values, GEMM.source]
         )
-        connection.execute(f"update trials set {column} = ? where rowid = last_insert_rowid()", [value])
     connection.commit()
+    assert connection.execute("select count(*) from trials").fetchone() == (1 + len(NONSENSE),)
     connection.close()
     choice, messages, _ = served(db_path)
     assert choice.source == "tuned" and messages == []
+
+
+def test_what_a_killed_writer_left_is_rolled_back(db_path, root):
+    """A journal that a crash in mid-commit leaves behind can't be read past without undoing it."""
+    record(db_path)
+    code = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('pragma cache_size = 1'); c.execute('begin immediate')\n"
+        "c.execute('update trials set config = hex(randomblob(20000))'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(db_path)], check=False)
+    assert db_path.with_name("test.db-journal").stat().st_size > 0
+    choice, messages, _ = served(db_path)
+    assert (choice.source, choice.config, messages) == ("tuned", TUNED, [])
 
 
 def test_the_database_is_looked_for_in_the_stated_order(tmp_path, monkeypatch):
@@ -346,7 +371,8 @@ def test_the_database_is_looked_for_in_the_stated_order(tmp_path, monkeypatch):
 def test_on_a_cpu_outside_the_interpreter_torch_computes(root):
     code = (
         "import torch, autotune; a = torch.randn(3, 4); b = torch.randn(4, 5)\n"
-        "c = autotune.explain('gemm', a, b); print(c.source, '|', c.why, '|', dict(autotune.choose('gemm', a, b)))\n"
+        "c = autotune.explain('gemm', a, b); print(c.source, '|', c.why)\n"
+        "assert dict(autotune.choose('gemm', a, b)) == {}\n"
         "print(autotune.explain('gemm', 'M=3,N=4,K=5,dtype=float32').source)\n"
         "assert torch.equal(autotune.ops.matmul(a, b), a @ b)\n"
         "assert torch.equal(autotune.run('gemm', a, b), a @ b)"
@@ -357,5 +383,5 @@ def test_on_a_cpu_outside_the_interpreter_torch_computes(root):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     first, second = printed.stdout.splitlines()
-    assert first.startswith("reference | torch computes it") and first.endswith("{}")
+    assert first.startswith("reference | torch computes it")
     assert second == "reference"

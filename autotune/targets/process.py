@@ -14,6 +14,10 @@ from autotune.worker import Worker, WorkerDied, WorkerError, WorkerTimeout
 START_SECONDS = 180.0
 
 
+class TargetError(AutotuneError):
+    """The target can't start, or can't prepare a problem; no fault of any candidate."""
+
+
 class ProcessTarget:
     """Measures in a worker process; what the candidate does to that process is a row, not our end."""
 
@@ -38,7 +42,7 @@ class ProcessTarget:
             )
         except (WorkerDied, WorkerTimeout, WorkerError) as error:
             self._worker.close()
-            raise AutotuneError(f"target {name} does not start: {_last_line(error)}") from error
+            raise TargetError(f"target {name} does not start: {_last_line(error)}") from error
 
     def evaluate(self, entry: Entry, problem: Problem, config: Config) -> Outcome:
         outcome = self._guarded(measure.evaluate, entry, problem, config)
@@ -60,7 +64,7 @@ class ProcessTarget:
         try:
             self._worker.call(_ready, entry, problem, self._seed, self._where, timeout_s=START_SECONDS)
         except (WorkerDied, WorkerTimeout, WorkerError) as error:
-            raise AutotuneError(
+            raise TargetError(
                 f"{entry.name} {problem}: no inputs or reference on {self.name}: {_last_line(error)}"
             ) from error
         try:

@@ -1,0 +1,69 @@
+"""The winners in a database: read once, with the standard library, and believed only where they are in order."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from autotune import locate
+from autotune.data import Config, Device, Problem, UsageError
+from autotune.registry import Loaded
+
+#: How long the one read of the database may wait for a writer's commit.
+BUSY_SECONDS = 0.25
+#: How long it may take altogether; 100,000 winners take a tenth of it.
+READ_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A row of the view ``best``, as read."""
+
+    problem: Problem
+    source: str
+    config: Config
+    median_ms: float
+    protocol: str
+    triton: str
+
+
+#: (kernel, device) -> its rows of the view ``best``, in a fixed order.
+Rows: TypeAlias = Mapping[tuple[str, str], list[tuple[Any, ...]]]
+
+
+def read_rows(path: Path) -> Rows:
+    """The view ``best``, as it is.
+
+    :raises sqlite3.Error, OSError, ValueError: if the file is missing or can't be read in READ_SECONDS.
+    """
+    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    with closing(locate.open_readonly(path, BUSY_SECONDS)) as connection:
+        end = time.monotonic() + READ_SECONDS
+        # A hostile view may never end: look at the clock every so many steps of SQLite's machine.
+        connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+        rows = connection.execute(
+            "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
+            "order by kernel, device, problem, protocol"
+        )
+        for kernel, device, *row in rows:
+            found.setdefault((kernel, device), []).append(tuple(row))
+    return found
+
+
+def winners_of(loaded: Loaded, device: Device, rows: Rows) -> tuple[Winner, ...]:
+    """The rows of one kernel on one device that are in order; nothing read from a file is trusted."""
+    winners = []
+    for problem, source, config, median_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
+        # Not rows that this version writes.
+        with suppress(UsageError, TypeError, ValueError, AttributeError, RecursionError):
+            known = loaded.kernel.parse(problem)
+            if 0 < median_ms < math.inf:
+                winners.append(
+                    Winner(known, str(source), Config.parse(config), median_ms, str(protocol), str(triton))
+                )
+    return tuple(winners)
