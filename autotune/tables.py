@@ -32,7 +32,7 @@ def _print(table: Table) -> None:
     wide = _console(width=400)
     with wide.capture() as captured:
         wide.print(table)
-    print("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines()))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
