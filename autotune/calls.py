@@ -57,9 +57,10 @@ def read(claimed: Table, call: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
 def autocast(args: Any, kwargs: Any) -> tuple[Any, Any]:
     """The arguments as autocast hands them to matrix products and attention; as they are where it is off."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    if not tensors or not torch.is_autocast_enabled(tensors[0].device.type):
+    kind = tensors[0].device.type if tensors else "meta"
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return args, kwargs
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    dtype = torch.get_autocast_dtype(kind)
 
     def cast(leaf: Any) -> Any:
         eligible = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dtype != torch.float64

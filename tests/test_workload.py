@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 import autotune
 from autotune.data import UsageError
+from autotune.kernels._bsr import BsrWeight
 from autotune.workload import Workload
 
 
@@ -125,6 +126,9 @@ GOOD = '{"kernel": "gemm", "problem": "M=1,N=2,K=3,dtype=float16", "calls": 2}\n
         (GOOD.replace("float16", "float99"), "line 2: problem"),
         (GOOD.replace("2}", "0}"), "line 2: calls is 0"),
         (GOOD.replace("2}", '"2"}'), "line 2: calls is '2'"),
+        (GOOD.replace("2}", "9" * 5000 + "}"), "line 2 is not"),
+        (GOOD.replace('"gemm"', "[]"), "line 2: kernel is"),
+        ("[" * 100_000, "line 2 is not"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
@@ -142,37 +146,37 @@ def test_a_file_without_problems_is_refused(tmp_path):
             Workload.load(tmp_path / name)
 
 
-ROUTED = {
-    "linear": lambda: F.linear(X, W, torch.ones(5)),
-    "operator": lambda: X @ W.T,
-    "addmm": lambda: torch.addmm(torch.ones(5), X[0], W.T, beta=2, alpha=3),
-    "addmm of nothing": lambda: torch.addmm(torch.full((5,), float("nan")), X[0], W.T, beta=0),
-    "baddbmm": lambda: torch.baddbmm(torch.ones(3), X, X.mT),
-    "attention": lambda: F.scaled_dot_product_attention(*[X.view(1, 2, 3, 8)] * 3),
-    "masked attention": lambda: F.scaled_dot_product_attention(
-        *[X.view(1, 2, 3, 8)] * 3, attn_mask=torch.ones(3, 3, dtype=torch.bool).tril()
-    ),
-    "vector": lambda: F.linear(X[0, 0], W),
-    "out": lambda: torch.mm(X[0], W.T, out=torch.empty(3, 5)),
-    "integers": lambda: torch.ones(3, 3, dtype=torch.int64) @ torch.ones(3, 3, dtype=torch.int64),
-}
+def test_what_runs_is_recorded_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16), autotune.record() as workload:
+        F.linear(X, W)
+        F.linear(X.bfloat16(), W)
+    assert {str(problem): count for (_, problem), count in workload.calls.items()} == {
+        "M=6,N=5,K=8,dtype=bfloat16,layout=nt": 2
+    }
+    assert not workload.skipped
 
 
-@pytest.mark.parametrize("case", ROUTED)
-def test_routed_calls_give_torchs_results(case):
-    expected = ROUTED[case]()
-    with autotune.route():
-        result = ROUTED[case]()
-    torch.testing.assert_close(result, expected)
+def test_recording_harms_no_program():
+    """Tensors that have no data, or no strides, are told as skipped."""
+    with autotune.record() as workload:
+        F.linear(X, W[0])
+        torch.func.grad(lambda x: F.linear(x, W).sum())(X)
+        torch.vmap(torch.mm)(X, X.mT)
+        F.linear(torch.ones(2, 8, device="meta"), torch.ones(5, 8, device="meta"))
+    assert any(call == "linear" for call, _ in workload.skipped)
 
 
-def test_routed_calls_do_go_through_dispatch(monkeypatch):
-    from autotune import dispatch
+def test_the_operators_are_recorded_too():
+    a, q = torch.randn(16, 16), torch.randn(1, 2, 4, 8)
+    weight = BsrWeight.of(torch.ones(32, 32).to_sparse_bsr((16, 16)))
 
-    calls = []
-    run = dispatch.run
-    monkeypatch.setattr(dispatch, "run", lambda name, *args: calls.append(name) or run(name, *args))
-    with autotune.route():
-        ROUTED["linear"](), ROUTED["attention"](), ROUTED["masked attention"]()
-    F.linear(X, W)
-    assert calls == ["gemm", "attention"]
+    def call():
+        autotune.ops.matmul(a, a)
+        autotune.ops.attention(q, q, q, causal=True)
+        autotune.ops.bsr_matmul(torch.ones(4, 32), weight)
+        with autotune.route():
+            F.linear(X, W)
+
+    seen = recorded(call)
+    assert sorted(key.split()[0] for key in seen) == ["attention", "bsr_matmul", "gemm", "gemm"]
+    assert set(seen.values()) == {1}
