@@ -157,7 +157,8 @@ def best(kernel: str | None, db: str | None, form: str) -> None:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        tables.winners(rows)
+        known = {row["kernel"] for row in rows} & registry.entries().keys()
+        tables.winners(rows, {name: registry.load(name).source for name in known})
 
 
 @main.command()

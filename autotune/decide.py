@@ -16,14 +16,11 @@ NEAREST_FACTOR = 4.0
 
 def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winner, ...]) -> Choice:
     """What to launch for ``problem``. Pure: the same winners give every process the same choice."""
-    space = loaded.space
-    notes = []
     for winner in winners:
-        if winner.problem == problem:
-            why_not = _unusable(winner, loaded, problem, device)
-            if why_not is None:
-                return Choice(winner.config, "tuned", f"measured {winner.median_ms:.4g} ms ({winner.protocol})")
-            notes.append(f"the winner of this problem {why_not}")
+        if winner.problem == problem and _unusable(winner, loaded, problem, device) is None:
+            return Choice(winner.config, "tuned", f"measured {winner.median_ms:.4g} ms ({winner.protocol})")
+    refused = refusal(loaded, problem, device, winners)
+    notes = [] if refused is None else [refused]
     near = [
         (distance, winner)
         for winner in winners
@@ -37,7 +34,13 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
             return Choice(winner.config, "nearest", "; ".join([why, *notes]))
         notes.append(f"the winner of {text} {why_not}")
     notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
-    return Choice(space.default(problem, device), "default", "; ".join(notes[:3]))
+    return Choice(loaded.space.default(problem, device), "default", "; ".join(notes[:3]))
+
+
+def refusal(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winner, ...]) -> str | None:
+    """Why the winners of this very problem can't be served; None if one can, or there is none."""
+    own = [_unusable(winner, loaded, problem, device) for winner in winners if winner.problem == problem]
+    return f"the winner of this problem {own[0]}" if own and None not in own else None
 
 
 def _unusable(winner: Winner, loaded: Loaded, problem: Problem, device: Device) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from autotune import locate, registry
 from autotune.data import Choice, Config, Device, Problem, UsageError
-from autotune.decide import decide
+from autotune.decide import decide, refusal
 from autotune.kernel import Kernel
 from autotune.registry import Loaded
 from autotune.winners import Rows, Winner, read_rows, winners_of
@@ -36,6 +36,7 @@ class Dispatcher:
     known: dict[str, tuple[Kernel, dict[Hashable, Choice]]] = field(default_factory=dict)
     _rows: Rows | None = None
     _winners: dict[tuple[str, str], tuple[Winner, ...]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def choose(self, name: str, /, *args: Any, **kwargs: Any) -> Choice:
@@ -89,7 +90,16 @@ class Dispatcher:
     def explain(self, loaded: Loaded, problem: Problem, where: Device) -> Choice:
         if where.arch == "cpu":
             return _torch("this machine has no GPU and TRITON_INTERPRET is not set")
-        return decide(loaded, problem, where, self.winners(loaded, where))
+        winners = self.winners(loaded, where)
+        refused = refusal(loaded, problem, where, winners)
+        if refused is not None and loaded.name not in self._told:
+            self._told.add(loaded.name)  # once a kernel: after a change of its code every winner is stale
+            path = locate.for_reading(self.path)
+            self._warn(f"{loaded.name} {problem} in {path}: {refused}; it is not used. Tune again")
+        return decide(loaded, problem, where, winners)
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"autotune: {message}", RuntimeWarning, stacklevel=3)
 
     def winners(self, loaded: Loaded, where: Device) -> tuple[Winner, ...]:
         """What the database has for a kernel on a device; nothing, with one warning, if it can't be read."""
@@ -101,11 +111,9 @@ class Dispatcher:
                 except (sqlite3.Error, OSError, ValueError) as error:
                     self._rows = {}
                     if path != locate.SHIPPED:  # which nobody asked for by name
-                        warnings.warn(
-                            f"autotune: no winners from {path} ({error}); default configs are used. "
-                            "Check the file, or name another with autotune.use(path)",
-                            RuntimeWarning,
-                            stacklevel=2,
+                        self._warn(
+                            f"no winners from {path} ({error}); default configs are used. "
+                            "Check the file, or name another with autotune.use(path)"
                         )
             key = (loaded.name, where.key)
             if key not in self._winners:

@@ -6,6 +6,9 @@ import os
 import sqlite3
 from pathlib import Path
 
+#: The schema this version reads and writes: the names of store.py's migrations, in order.
+MIGRATIONS = ("0001_trials", "0002_best")
+
 SHIPPED = Path(__file__).parent / "tuning.db"
 
 

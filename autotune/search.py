@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,8 +40,9 @@ def search(
     trials: int,
     seed: int = 0,
     known: Mapping[Config, Outcome] | None = None,
+    seeds: Sequence[Config] = (),
 ) -> Iterator[Step]:
-    """Measure the default, then the space's seeds, then what Optuna proposes.
+    """Measure the default, then ``seeds`` and the space's own, then what Optuna proposes.
 
     Ends when ``trials`` configs are known, those in ``known`` included, or the space is exhausted. No config
     is evaluated twice. The same seed and the same outcomes give the same steps. Stop it at any time.
@@ -52,7 +53,7 @@ def search(
         proposer.learn(config, outcome)
 
     first: list[tuple[Config, Origin]] = [(space.default(problem, device), "default")]
-    first += [(config, "seed") for config in space.seeds(problem, device)]
+    first += [(config, "seed") for config in (*seeds, *space.seeds(problem, device))]
     for config, origin in first:
         if len(outcomes) >= trials and origin != "default":
             return

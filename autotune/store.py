@@ -36,7 +36,7 @@ COLUMNS = (
 migrations = Migrations("autotune")
 
 
-@migrations(name="0001_trials")
+@migrations(name=locate.MIGRATIONS[0])
 def _trials(db: Database) -> None:
     text = dict.fromkeys(COLUMNS, str)
     db["trials"].create(  # type: ignore[union-attr]
@@ -46,7 +46,7 @@ def _trials(db: Database) -> None:
     )
 
 
-@migrations(name="0002_best")
+@migrations(name=locate.MIGRATIONS[1])
 def _best(db: Database) -> None:
     # Ties go to the smaller config text, so that every copy of a file names one winner.
     db.create_view(
@@ -103,15 +103,13 @@ class Store:
         self._db.conn.execute("commit")
 
     def _refuse_newer(self) -> None:
-        known = {migration.name for migration in migrations._migrations}
-        newer = [row.name for row in migrations.applied(self._db) if row.name not in known]
+        newer = [row.name for row in migrations.applied(self._db) if row.name not in locate.MIGRATIONS]
         if newer:
             raise StoreError(
                 f"database {self.path} has the newer schema {newer[-1]}; upgrade autotune, or use another file"
             )
-        pending = [migration.name for migration in migrations.pending(self._db)]
-        tables = set(self._db.table_names()) - {"_sqlite_migrations"}
-        if "0001_trials" in pending and tables:
+        tables = set(self._db.table_names()) - {migrations.migrations_table}
+        if tables and not migrations.applied(self._db):
             raise StoreError(f"{self.path} is an SQLite database of something else; name another with --db")
 
     @contextmanager
@@ -163,6 +161,14 @@ class Store:
         where, values = ("kernel = ?", [kernel]) if kernel else (None, None)
         with self._explained():
             return list(self._db["best"].rows_where(where, values, order_by="kernel, problem, device, protocol"))
+
+    def stale_winners(self, kernel: str, source: str, problem: Problem, device: str) -> list[Config]:
+        """Winners of a problem that were measured on other code than ``source``, newest first."""
+        where = "kernel = ? and source <> ? and problem = ? and device = ?"
+        values = [kernel, source, str(problem), device]
+        with self._explained():
+            rows = list(self._db["best"].rows_where(where, values, order_by="created_at desc, config"))
+        return [Config.parse(row["config"]) for row in rows]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every trial as a plain dict, in an order that depends on nothing but the content."""

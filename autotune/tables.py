@@ -76,12 +76,14 @@ def summaries(rows: Sequence[Summary]) -> None:
     _print(table)
 
 
-def winners(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("kernel", "problem", "config", "time", "device", "protocol", "triton", right=("time",))
+def winners(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> None:
+    """``sources``: the hash of each known kernel's present code."""
+    table = _table("kernel", "problem", "config", "time", "device", "protocol", "triton", "code", right=("time",))
     for row in rows:
         table.add_row(
             *(row["kernel"], row["problem"], short(Config.parse(row["config"])), f"{row['median_ms']:.4g} ms"),
             *(row["device"], row["protocol"], row["triton"]),
+            "present" if row["source"] == sources.get(row["kernel"]) else "other: tune again",
         )
     _print(table)
 

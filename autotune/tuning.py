@@ -136,6 +136,8 @@ def sweep(
                 trials=trials,
                 seed=seed,
                 known=dict(outcomes),
+                # What won on other code of this kernel is a good guess for this one.
+                seeds=store.stale_winners(job.kernel, loaded.source, job.problem, target.device.key),
             )
             try:
                 for step in steps:

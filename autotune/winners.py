@@ -46,6 +46,10 @@ def read_rows(path: Path) -> Rows:
         end = time.monotonic() + READ_SECONDS
         # A hostile view may never end: look at the clock every so many steps of SQLite's machine.
         connection.set_progress_handler(lambda: time.monotonic() > end, 100_000)
+        applied = connection.execute("select name from _sqlite_migrations where migration_set = 'autotune'")
+        newer = sorted({str(name) for (name,) in applied} - set(locate.MIGRATIONS))
+        if newer:
+            raise ValueError(f"it has the newer schema {newer[-1]}; upgrade autotune")
         rows = connection.execute(
             "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
             "order by kernel, device, problem, protocol"

@@ -303,15 +303,35 @@ def test_a_locked_database_means_the_default_soon(db_path):
     assert seconds < 5
 
 
-def test_a_newer_schema_is_read_as_far_as_it_goes(db_path):
-    record(db_path)
-    connection = sqlite3.connect(db_path)
+def newer(path):
+    record(path)
+    connection = sqlite3.connect(path)
     connection.execute("insert into _sqlite_migrations (migration_set, name) values ('autotune', '0099_future')")
-    connection.execute("alter table trials add column watts real")
     connection.commit()
     connection.close()
+
+
+def test_a_newer_schema_means_the_default_and_one_warning(db_path):
+    newer(db_path)
     choice, messages, _ = served(db_path)
-    assert choice.source == "tuned" and messages == []
+    assert choice.source == "default"
+    assert len(messages) == 1 and "newer schema 0099_future" in messages[0]
+
+
+REFUSED = {
+    "outside the space": ({"config": Config({**TUNED, "BLOCK_M": 48})}, "BLOCK_M=48 is not one of"),
+    "forbidden by a constraint": ({"config": Config({**TUNED, "BLOCK_M": 256})}, "mostly padding"),
+    "of other code": ({"source": "older"}, "other kernel code"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_winner_means_the_default_and_one_warning(db_path, case):
+    changes, message = REFUSED[case]
+    record(db_path, **changes)
+    choice, messages, _ = served(db_path)
+    assert choice.source == "default" and message in choice.why
+    assert len(messages) == 1 and message in messages[0] and str(db_path) in messages[0]
 
 
 NONSENSE = [

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autotune import exchange
+from autotune import exchange, locate
 from autotune.data import Config, Failure, Problem, Reason, Timing, Trial
 from autotune.store import COLUMNS, KEY, Store, StoreError
 
@@ -48,7 +48,7 @@ def test_schema(db_path):
     connection.close()
     assert columns == view == list(COLUMNS)
     assert key == list(KEY)
-    assert applied == ["0001_trials", "0002_best"]
+    assert applied == list(locate.MIGRATIONS)
 
 
 def test_best_is_the_fastest_and_ties_go_to_the_smaller_config(db_path):

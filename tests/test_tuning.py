@@ -85,9 +85,13 @@ def test_other_code_starts_afresh(db_path, monkeypatch):
     swept(db_path, FakeTarget(), trials=5)
     changed = registry.Loaded(GEMM.entry, GEMM.kernel, GEMM.space, "another source")
     monkeypatch.setattr(registry, "load", lambda name: changed)
+    with Store(db_path) as store:
+        stale = Config.parse(store.best()[0]["config"])
     target = FakeTarget()
     swept(db_path, target, trials=5)
     assert len(target.calls) == 5
+    # The default comes first, what won before right after it (unless it is the default).
+    assert stale in [config for _, config in target.calls[:2]]
 
 
 def test_a_budget_stops_in_time_and_tells_what_was_not_reached(db_path, monkeypatch):
