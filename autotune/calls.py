@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -26,9 +25,8 @@ class Served(NamedTuple):
     serves: Serves
 
 
-@lru_cache(maxsize=1)
 def table() -> Table:
-    """Every claim of every kernel."""
+    """Every claim of every kernel known now."""
     found: dict[Any, list[tuple[str, Kernel, Serves]]] = {}
     for name in registry.entries():
         kernel = registry.load(name).kernel

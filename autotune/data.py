@@ -168,13 +168,16 @@ class Device:
     memory_bytes: int
     l2_bytes: int
     warp_size: int = 32
+    #: The CUDA version the driver supports, or HIP's version.
     driver: str = ""
 
     @property
     def key(self) -> str:
         if self.arch in ("interpreter", "cpu"):
             return self.arch
-        return f"{self.arch}/{self.sm_count}sm/{round(self.memory_bytes / 2**30)}GiB/{self.name}"
+        # To 4 GiB: what a driver keeps for itself varies, the card does not.
+        memory_gib = 4 * round(self.memory_bytes / 2**32)
+        return f"{self.arch}/{self.sm_count}sm/{memory_gib}GiB/{self.name}"
 
 
 class Reason(str, Enum):

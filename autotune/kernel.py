@@ -17,7 +17,8 @@ class Field:
     kind: Literal["size", "dtype", "flag", "choice"]
     default: Value | None = None
     minimum: int = 0
-    maximum: int = 2**31 - 1
+    #: Row numbers are 32-bit in the kernels, and the last tile reaches past the end.
+    maximum: int = 2**31 - 512
     choices: tuple[Value, ...] = ()
 
     def check(self, value: Value) -> str | None:

@@ -57,11 +57,12 @@ def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str
         return _caught(verify_only, protocol)
 
 
-def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Timing:
-    """torch's own time for the problem, by the same protocol."""
+def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Outcome:
+    """The time of the kernel's reference in torch, by the same protocol."""
     with _current(where):
         oracle = prepare(entry, problem, seed, where)
-        return _timer(where)[0](partial(oracle.kernel.reference, *oracle.args))
+        timer, protocol = _timer(where)
+        return _caught(lambda: timer(partial(oracle.kernel.reference, *oracle.args)), protocol)
 
 
 def versions(where: str) -> tuple[Device, str, str]:

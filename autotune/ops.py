@@ -31,9 +31,10 @@ def _define(kernel: str, operator: Operator) -> None:
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(value for value in inputs if isinstance(value, torch.Tensor)))
-        # None marks the places of the tensors; everything else is kept as it is.
-        ctx.others = [(isinstance(value, torch.Tensor), value) for value in inputs]
-        ctx.others = [(is_tensor, None if is_tensor else value) for is_tensor, value in ctx.others]
+        tensors = [isinstance(value, torch.Tensor) for value in inputs]
+        ctx.others = [
+            (is_tensor, None if is_tensor else value) for is_tensor, value in zip(tensors, inputs, strict=True)
+        ]
 
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         tensors = iter(ctx.saved_tensors)
@@ -47,26 +48,26 @@ def _define(kernel: str, operator: Operator) -> None:
     torch.library.register_autograd(name, backward, setup_context=save)
 
 
-def _register() -> dict[str, Callable[..., Any]]:
-    fronts = {}
+_fronts: dict[str, Callable[..., Any]] = {}
+
+
+def _register() -> None:
+    """Define the operators of all kernels that have none yet."""
     for name in registry.entries():
         operator = registry.load(name).kernel.operator
-        if operator is not None:
+        if operator is not None and operator.front.__name__ not in _fronts:
             _define(name, operator)
-            fronts[operator.front.__name__] = operator.front
-    return fronts
+            _fronts[operator.front.__name__] = operator.front
+    # Module attributes, so that torch.compile sees plain functions.
+    globals().update(_fronts)
 
 
-# Module attributes, so that torch.compile sees plain functions.
-globals().update(_register())
+_register()
 
 
 def __getattr__(name: str) -> Any:
-    raise AttributeError(f"no operator {name!r}; there are {', '.join(sorted(_NAMES))}")
-
-
-_NAMES = {name for name, value in globals().items() if not name.startswith("_") and callable(value)} - {
-    "Any",
-    "Callable",
-    "Operator",
-}
+    """Operators of kernels that were registered after this module was imported."""
+    _register()
+    if name not in _fronts:
+        raise AttributeError(f"no operator {name!r}; there are {', '.join(sorted(_fronts))}")
+    return _fronts[name]

@@ -6,7 +6,6 @@ entry-point group ``autotune.kernels``, and :func:`register`.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import importlib.util
@@ -19,6 +18,7 @@ from types import ModuleType
 
 from autotune.data import UsageError
 from autotune.kernel import Kernel
+from autotune.source import source_hash
 from autotune.space import SearchSpace
 
 _PACKAGE = Path(__file__).parent
@@ -121,35 +121,3 @@ def _module(where: str) -> ModuleType:
             del sys.modules[name]
             raise
     return sys.modules[name]
-
-
-def source_hash(path: Path) -> str:
-    """sha256 of a kernel file's code and of the ``kernels/_*.py`` helpers it imports.
-
-    Blind to comments, docstrings and where lines stand: only a change of code makes a measurement stale.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(_with_helpers(path), key=lambda file: file.name):
-        digest.update(f"{file.name}\n{_code(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-def _with_helpers(path: Path) -> set[Path]:
-    found, todo = set(), [path]
-    while todo:
-        file = todo.pop()
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autotune.kernels._"):
-                helper = _PACKAGE / "kernels" / f"{str(node.module).rpartition('.')[2]}.py"
-                if helper not in found:
-                    todo.append(helper)
-    return found

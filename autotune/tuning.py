@@ -168,7 +168,7 @@ def _trial(job: Job, loaded: Loaded, target: ProcessTarget, step: Step, seed: in
         torch=target.torch,
         driver=target.device.driver,
         created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-        provenance={"origin": step.origin, "seed": seed, "host": platform.machine()},
+        provenance={"origin": step.origin, "seed": seed, "machine": platform.machine()},
     )
 
 

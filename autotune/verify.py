@@ -6,6 +6,7 @@ off by a small multiple of what torch is off, plus the rounding of the output (:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,16 +24,25 @@ aten = torch.ops.aten
 #: all of them may not.
 RMS_SLACK = 0.1
 
+#: Elements compared at a time.
+PIECE = 2**24
+
 
 class _Poison(TorchDispatchMode):
     """Fills what torch.empty and its relatives return: memory that a kernel forgot to write shows."""
 
-    _EMPTY = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+    _EMPTY = (
+        *(aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted),
+        *(aten.new_empty, aten.new_empty_strided),
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in self._EMPTY:
-            result.fill_(float("nan") if result.is_floating_point() else torch.iinfo(result.dtype).max // 2)
+            if result.is_floating_point() or result.is_complex():
+                result.fill_(float("nan"))
+            elif result.dtype != torch.bool:
+                result.fill_(torch.iinfo(result.dtype).max // 2)
         return result
 
 
@@ -50,6 +60,20 @@ def widened(args: Any) -> Any:
     )
 
 
+@contextmanager
+def _full_accumulation() -> Iterator[None]:
+    """cuBLAS may add up float16 and bfloat16 in their own precision; that would loosen the bound."""
+    flags = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+    before = {name: getattr(torch.backends.cuda.matmul, name) for name in flags}
+    for name in flags:
+        setattr(torch.backends.cuda.matmul, name, False)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(torch.backends.cuda.matmul, name, value)
+
+
 class Oracle:
     """The truth about one set of arguments, computed once and used for many candidates."""
 
@@ -57,7 +81,8 @@ class Oracle:
         self.kernel = kernel
         self.args = args
         self.exact: torch.Tensor = kernel.reference(*widened(args))
-        self.peer: torch.Tensor = kernel.reference(*args)
+        with _full_accumulation():
+            self.peer: torch.Tensor = kernel.reference(*args)
         self.tolerance = kernel.tolerances[str(self.peer.dtype).removeprefix("torch.")]
         self._untouched = [leaf.clone() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
 
@@ -104,29 +129,56 @@ def compare(result: torch.Tensor, peer: torch.Tensor, exact: torch.Tensor, toler
     """
     if result.numel() == 0:
         return None
-    ours = result.double()
-    # A value that overflows the dtype does so in torch too: it must be the same infinity.
-    unequal = (~ours.isfinite() | ~peer.isfinite()) & (ours != peer.double()) & ~(ours.isnan() & peer.isnan())
-    if unequal.any():
-        where = tuple(unequal.nonzero()[0].tolist())
-        return f"{int(unequal.sum())} of {ours.numel()} values are not finite where torch's are, first at {where}"
-    finite = ours.isfinite()
-    errors, peers, truth = ((t.where(finite, 0.0)) for t in (ours - exact, peer.double() - exact, exact))
+    error, peers, truth = _Norms(), _Norms(), _Norms()
+    where = 0
+    # In pieces: float64 copies of a large result would not fit beside it.
+    pieces = (tensor.reshape(-1).split(PIECE) for tensor in (result, peer, exact))
+    for number, (ours, theirs, right) in enumerate(zip(*pieces, strict=True)):
+        ours, theirs = ours.double(), theirs.double()
+        # A value that overflows the dtype does so in torch too: it must be the same infinity.
+        unequal = (~ours.isfinite() | ~theirs.isfinite()) & (ours != theirs) & ~(ours.isnan() & theirs.isnan())
+        if unequal.any():
+            first = number * PIECE + int(unequal.nonzero()[0])
+            return f"values are not finite where torch's are, or the reverse; first at {_place(first, result)}"
+        finite = ours.isfinite()
+        off = (ours - right).where(finite, 0.0)
+        if error.add(off):
+            where = number * PIECE + int(off.abs().argmax())
+        peers.add((theirs - right).where(finite, 0.0))
+        truth.add(right.where(finite, 0.0))
     epsilon = torch.finfo(result.dtype).eps
-    for name, norm, slack in (("max", _largest, 1.0), ("rms", _root_mean_square, RMS_SLACK)):
-        bound = tolerance.ratio * norm(peers) + slack * tolerance.ulps * epsilon * norm(truth)
-        if norm(errors) > bound:
-            where = tuple(int(i) for i in torch.unravel_index(errors.abs().argmax(), errors.shape))
+    for name, ours_off, torch_off, size, slack in (
+        ("max", error.largest, peers.largest, truth.largest, 1.0),
+        ("rms", error.rms, peers.rms, truth.rms, RMS_SLACK),
+    ):
+        bound = tolerance.ratio * torch_off + slack * tolerance.ulps * epsilon * size
+        if ours_off > bound:
             return (
-                f"{name} error {norm(errors):.3g} is over {bound:.3g} "
-                f"(torch's is {norm(peers):.3g}), largest at {where}"
+                f"{name} error {ours_off:.3g} is over {bound:.3g} (torch's is {torch_off:.3g}), "
+                f"largest at {_place(where, result)}"
             )
     return None
 
 
-def _largest(values: torch.Tensor) -> float:
-    return values.abs().max().item()
+class _Norms:
+    """Largest magnitude and root mean square of numbers that come in pieces."""
+
+    def __init__(self) -> None:
+        self.largest, self._squares, self._count = 0.0, 0.0, 0
+
+    def add(self, values: torch.Tensor) -> bool:
+        """Whether the piece holds a new largest."""
+        largest = values.abs().max().item()
+        grown = largest > self.largest
+        self.largest = max(self.largest, largest)
+        self._squares += values.square().sum().item()
+        self._count += values.numel()
+        return grown
+
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self._squares / self._count)
 
 
-def _root_mean_square(values: torch.Tensor) -> float:
-    return values.square().mean().sqrt().item()
+def _place(flat: int, tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), tensor.shape))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +65,18 @@ class BsrWeight(NamedTuple):
         counts = self.crow.diff().long()
         rows = torch.arange(counts.numel(), device=counts.device)
         return torch.repeat_interleave(rows, counts, output_size=self.columns.numel())
+
+
+def weight_key(weight: torch.Tensor | BsrWeight) -> Hashable:
+    """What of a weight a memo key needs. Kept on a sparse tensor, whose parts take microseconds to get at."""
+    if not isinstance(weight, BsrWeight):
+        with suppress(AttributeError):
+            return weight._autotune_key  # type: ignore[attr-defined, no-any-return]
+    values = BsrWeight.of(weight).values
+    key = tuple(weight.shape), values.shape, values.dtype, values.data_ptr() & 15
+    if not isinstance(weight, BsrWeight):
+        weight._autotune_key = key  # type: ignore[attr-defined]
+    return key
 
 
 def check(x: torch.Tensor, weight: BsrWeight) -> None:

@@ -23,12 +23,13 @@ def check(a: torch.Tensor, b: torch.Tensor) -> None:
         raise ValueError(
             f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; the last size of a must be the one before last of b"
         )
-    try:
-        torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except RuntimeError:
-        raise ValueError(
-            f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; their batch dimensions don't broadcast"
-        ) from None
+    if a.dim() > 2 and b.dim() > 2:
+        try:
+            torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        except RuntimeError:
+            raise ValueError(
+                f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; their batch dimensions don't broadcast"
+            ) from None
     if a.dtype != b.dtype or a.device != b.device:
         raise ValueError(f"a is {a.dtype} on {a.device} but b is {b.dtype} on {b.device}; convert one of them")
 

@@ -36,6 +36,18 @@ def matrix_layout(matrix: torch.Tensor) -> str:
     return "t" if matrix.stride(-2) == 1 or matrix.size(-2) <= 1 else "s"
 
 
+def heads_layout(*tensors: torch.Tensor) -> str:
+    """The order in memory: ``bhsd``, ``bshd`` (heads split from a projection), or ``s`` for any other."""
+    orders = set()
+    for tensor in tensors:
+        by_head, by_row = tensor.stride(1), tensor.stride(2)
+        if tensor.stride(3) != 1 and tensor.size(3) > 1:
+            orders.add("s")
+        elif tensor.size(1) > 1 and tensor.size(2) > 1:
+            orders.add("bhsd" if by_head >= by_row else "bshd")
+    return orders.pop() if len(orders) == 1 else "s" if orders else "bhsd"
+
+
 def aligned(*tensors: torch.Tensor) -> bool:
     """Whether each tensor is as well aligned for 16-byte accesses as a fresh contiguous one of its sizes.
 

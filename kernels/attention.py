@@ -17,67 +17,11 @@ from autotune.data import ITEMSIZE, Config, Problem, cdiv, next_power_of_2
 from autotune.kernel import Field, Kernel, Signature, Tolerance, Work
 from autotune.kernels._attention_operator import OPERATOR, SERVES, check
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
-from autotune.kernels._tensors import aligned, dtype_name, random, relaid
+from autotune.kernels._softmax import attend
+from autotune.kernels._tensors import aligned, dtype_name, heads_layout, random, relaid
 
 LOG2_E = 1.4426950408889634
 MAX_HEAD_DIM = 256
-
-
-@triton.jit
-def _attend(
-    accumulator,
-    row_max,
-    row_sum,
-    queries,
-    k,  # the head's keys
-    v,
-    first,
-    last,
-    rows,
-    SK,
-    D,
-    stride_kn,
-    stride_kd,
-    stride_vn,
-    stride_vd,
-    scale_log2,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    EVEN_D: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """Take the keys [first, last) into the running softmax."""
-    inner = tl.arange(0, BLOCK_D).to(tl.int64)
-    for start in range(first, last, BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        columns_64 = columns.to(tl.int64)
-        k_tile = k + inner[:, None] * stride_kd + columns_64[None, :] * stride_kn
-        v_tile = v + columns_64[:, None] * stride_vn + inner[None, :] * stride_vd
-        if MASKED or not EVEN_D:
-            inside = columns < SK
-            keys = tl.load(k_tile, mask=inside[None, :] & (inner < D)[:, None], other=0.0)
-            values = tl.load(v_tile, mask=inside[:, None] & (inner < D)[None, :], other=0.0)
-        else:
-            keys = tl.load(k_tile)
-            values = tl.load(v_tile)
-
-        scores = tl.dot(queries, keys, input_precision="ieee") * scale_log2
-        if MASKED:
-            seen = (columns < SK)[None, :]
-            if CAUSAL:
-                seen = seen & (columns[None, :] <= rows[:, None])
-            scores = tl.where(seen, scores, float("-inf"))
-        new_max = tl.maximum(row_max, tl.max(scores, 1))
-        # A row that has seen no key yet has maximum -inf; 0 in its place keeps -inf - -inf = NaN out.
-        base = tl.where(new_max == float("-inf"), 0.0, new_max)
-        weights = tl.exp2(scores - base[:, None])
-        decay = tl.exp2(row_max - base)
-        row_sum = row_sum * decay + tl.sum(weights, 1)
-        accumulator = accumulator * decay[:, None]
-        accumulator = tl.dot(weights.to(values.dtype), values, accumulator, input_precision="ieee")
-        row_max = new_max
-    return accumulator, row_max, row_sum
 
 
 @triton.jit
@@ -137,11 +81,11 @@ def _attention(
         last = min(SK, (tile + 1) * BLOCK_M)
         # Row tile * BLOCK_M, the tile's first, sees keys up to its own index.
         unmasked = min(unmasked, (tile * BLOCK_M + 1) // BLOCK_N * BLOCK_N)
-    accumulator, row_max, row_sum = _attend(
+    accumulator, row_max, row_sum = attend(
         accumulator, row_max, row_sum, queries, k, v, 0, unmasked, rows, SK, D,
         stride_kn, stride_kd, stride_vn, stride_vd, scale_log2, BLOCK_N, BLOCK_D, EVEN_D, CAUSAL, False,
     )  # fmt: skip
-    accumulator, row_max, row_sum = _attend(
+    accumulator, row_max, row_sum = attend(
         accumulator, row_max, row_sum, queries, k, v, unmasked, last, rows, SK, D,
         stride_kn, stride_kd, stride_vn, stride_vd, scale_log2, BLOCK_N, BLOCK_D, EVEN_D, CAUSAL, True,
     )  # fmt: skip
@@ -150,18 +94,6 @@ def _attention(
     result = accumulator / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
     out_tile = out + ((batch * H + head) * SQ + rows_64[:, None]) * D + inner[None, :]
     tl.store(out_tile, result.to(out.dtype.element_ty), mask=stored)
-
-
-def _layout(*tensors: torch.Tensor) -> str:
-    """The order in memory: ``bhsd``, ``bshd`` (heads split from a projection), or ``s`` for any other."""
-    orders = set()
-    for tensor in tensors:
-        by_head, by_row = tensor.stride(1), tensor.stride(2)
-        if tensor.stride(3) != 1 and tensor.size(3) > 1:
-            orders.add("s")
-        elif tensor.size(1) > 1 and tensor.size(2) > 1:
-            orders.add("bhsd" if by_head >= by_row else "bshd")
-    return orders.pop() if len(orders) == 1 else "s" if orders else "bhsd"
 
 
 def problem(
@@ -182,7 +114,7 @@ def problem(
         D=head_dim,
         dtype=dtype,
         causal=bool(causal),
-        layout=_layout(q, k, v),
+        layout=heads_layout(q, k, v),
         aligned=aligned(q, k, v),
     )
 

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from autotune.data import ITEMSIZE, Config, Problem, cdiv
 from autotune.kernel import Field, Kernel, Signature, Tolerance, Work
-from autotune.kernels._bsr import OPERATOR, SERVES, BsrWeight, check
+from autotune.kernels._bsr import OPERATOR, SERVES, BsrWeight, check, weight_key
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
 from autotune.kernels._tensors import aligned, dtype_name, matrix_layout, random, relaid
 
@@ -47,11 +47,11 @@ def _bsr_matmul(
     tile_m = first_m + tl.program_id(0) % (GROUP_M * tiles_n) % rows_in_band
     tile_n = tl.program_id(0) % (GROUP_M * tiles_n) // rows_in_band
 
-    rows = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     block_rows = tl.arange(0, BLOCK_ROWS)
     inner = tl.arange(0, BLOCK_K)
     # Rows past the end wrap round; what they compute is never stored.
-    x_tile = x + (rows % M)[:, None] * stride_xm + inner.to(tl.int64)[None, :] * stride_xk
+    x_tile = x + (rows % M).to(tl.int64)[:, None] * stride_xm + inner.to(tl.int64)[None, :] * stride_xk
     value_tile = values + block_rows[None, :] * BLOCK_COLUMNS + inner[:, None]
 
     accumulator = tl.zeros((BLOCK_M, BLOCK_ROWS), dtype=tl.float32)
@@ -67,7 +67,7 @@ def _bsr_matmul(
         accumulator = tl.dot(x_block, weights, accumulator, input_precision="ieee")
 
     columns = tile_n.to(tl.int64) * BLOCK_ROWS + block_rows
-    out_tile = out + rows[:, None] * N + columns[None, :]
+    out_tile = out + rows.to(tl.int64)[:, None] * N + columns[None, :]
     tl.store(out_tile, accumulator.to(out.dtype.element_ty), mask=(rows < M)[:, None])
 
 
@@ -102,17 +102,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def key(x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> Hashable:
-    values = w_bsr.values if isinstance(w_bsr, BsrWeight) else w_bsr.values()
-    return (
-        x.shape,
-        x.stride(),
-        x.dtype,
-        x.get_device(),
-        w_bsr.shape,
-        values.shape,
-        values.dtype,
-        (x.data_ptr() | values.data_ptr()) & 15,
-    )
+    return x.shape, x.stride(), x.dtype, x.get_device(), x.data_ptr() & 15, weight_key(w_bsr)
 
 
 def inputs(problem: Problem, seed: int, device: str) -> tuple[torch.Tensor, BsrWeight]:

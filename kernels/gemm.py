@@ -52,13 +52,15 @@ def _gemm(
 
     # 64-bit before any product: a matrix of 2**31 elements is an ordinary embedding table.
     batch = batch.to(tl.int64)
-    rows = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     inner = tl.arange(0, BLOCK_K).to(tl.int64)
     # Rows past the end wrap round to valid ones instead of being masked, so that the loop's loads stay
-    # plain; what they compute is never stored.
-    a_tile = a + batch * stride_ab + (rows % M)[:, None] * stride_am + inner[None, :] * stride_ak
-    b_tile = b + batch * stride_bb + inner[:, None] * stride_bk + (columns % N)[None, :] * stride_bn
+    # plain; what they compute is never stored. (A 64-bit remainder would be a call on the device.)
+    a_rows = (rows % M).to(tl.int64)
+    b_columns = (columns % N).to(tl.int64)
+    a_tile = a + batch * stride_ab + a_rows[:, None] * stride_am + inner[None, :] * stride_ak
+    b_tile = b + batch * stride_bb + inner[:, None] * stride_bk + b_columns[None, :] * stride_bn
     block_k = tl.full((), BLOCK_K, dtype=tl.int64)
     step_a = block_k * stride_ak
     step_b = block_k * stride_bk
@@ -76,7 +78,7 @@ def _gemm(
         a_tile += step_a
         b_tile += step_b
 
-    c_tile = c + batch * M * N + rows[:, None] * N + columns[None, :]
+    c_tile = c + batch * M * N + rows.to(tl.int64)[:, None] * N + columns[None, :]
     mask = (rows < M)[:, None] & (columns < N)[None, :]
     tl.store(c_tile, accumulator.to(c.dtype.element_ty), mask=mask)
 
@@ -86,6 +88,8 @@ def _batched(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
     A shared right-hand side folds the batch into M: one big product reads it once.
     """
+    if a.dim() == b.dim() == 2:
+        return a.unsqueeze(0), b.unsqueeze(0)
     if b.dim() == 2 and _foldable(a):
         return a.reshape(1, math.prod(a.shape[:-1]), a.shape[-1]), b.unsqueeze(0)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -150,6 +154,8 @@ def run(config: Config, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         even = K % config.integer("BLOCK_K") == 0
         strides = (*wide_a.stride(), *wide_b.stride())
         launch(_gemm, batch * tiles, wide_a, wide_b, c, M, N, K, *strides, config=config, EVEN_K=even)
+    if a.dim() == b.dim() == 2:
+        return c[0]
     return c.view(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], N)
 
 

@@ -75,7 +75,8 @@ def default(problem: Problem, device: Device) -> Config:
             "waves_per_eu": 0,
         }
         config = Config({name: chosen[name] for name in params(problem, device)})
-        if shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
+        smallest_of_all = (block_m, block_n, stages) == (16, 16, 1)
+        if smallest_of_all or shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
             return config
         # The table is for the usual sizes; at the edges give up pipelining first, then width.
         block_m, block_n, stages = (
@@ -110,7 +111,9 @@ def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
     if device.arch.startswith("gfx"):
         buffers = 2 * (config.integer("num_stages") - 1) or 1
         return max(queries, buffers * keys + (block_m * block_n if block_m >= 64 else 0)) * itemsize
-    through_memory = itemsize == 4 or 16 * config.integer("num_warps") > block_m or block_n == 16
+    hopper = pipeline_buffers(Config(num_stages=2), device) == 2
+    in_registers = hopper and itemsize == 2 and block_m >= 64 and 16 * config.integer("num_warps") <= block_m
+    through_memory = not in_registers or block_n == 16
     passed_on = block_m * block_n if through_memory else 0
     scratch = 16 * block_m + 64
     return (queries + 2 * pipeline_buffers(config, device) * keys + passed_on) * itemsize + scratch

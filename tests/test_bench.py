@@ -11,8 +11,8 @@ from autotune import bench
 
 def test_quantiles():
     timing = bench.summary([5.0, 1.0, 3.0, 2.0, 4.0, 100.0], "wall-1")
-    # Sorted 1 2 3 4 5 100: indices round(0.2 * 5) = 1, round(0.5 * 5) = 2 and round(0.8 * 5) = 4.
-    assert (timing.p20_ms, timing.median_ms, timing.p80_ms, timing.n) == (2.0, 3.0, 5.0, 6)
+    # Sorted 1 2 3 4 5 100: places 0.2 * 5 = 1, 0.5 * 5 = 2.5 and 0.8 * 5 = 4.
+    assert (timing.p20_ms, timing.median_ms, timing.p80_ms, timing.n) == (2.0, 3.5, 5.0, 6)
 
 
 def test_wall_time_is_of_the_function():

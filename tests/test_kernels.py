@@ -111,9 +111,12 @@ def test_nan_and_infinity_stay_in_their_row(name):
     first[(0,) * (first.dim() - 2)][-1, 0] = float("inf") if name != "attention" else 1.0
     result = loaded.kernel.run(loaded.space.default(problem, device.INTERPRETER), *args)
     expected = loaded.kernel.reference(*args)
-    # bsr_matmul does not read zero blocks, so it may have fewer NaN than the dense reference, never more.
+    # bsr_matmul does not read zero blocks, so a bad row may have fewer NaN than the dense reference, never more.
     assert not (result.isnan() & ~expected.isnan()).any()
-    assert result.isnan().any() and not expected.isnan().all()
+    assert result.isnan().any()
+    good = expected.isfinite()
+    assert 0 < good.sum() < good.numel()
+    torch.testing.assert_close(result[good], expected[good], rtol=1e-4, atol=1e-4)
 
 
 HUGE = 2**31 + 64

@@ -1,7 +1,10 @@
 import pytest
 
-from autotune import registry
+from autotune import registry, source
 from autotune.data import UsageError
+from autotune.source import source_hash
+
+PINNED = "f96c6779d6fda1921060a4f1a10eeda6bab5cd37706e716c702bf44cf407fede"
 
 KERNEL = '''
 """Docstring."""
@@ -21,11 +24,18 @@ def test_the_three_kernels_are_found_without_a_list():
 def test_hash_is_blind_to_comments_docstrings_and_lines(tmp_path):
     path = tmp_path / "k.py"
     path.write_text(KERNEL)
-    first = registry.source_hash(path)
+    first = source_hash(path)
     path.write_text("\n\n\n" + KERNEL.replace("a comment", "another").replace("Says something.", "Says more."))
-    assert registry.source_hash(path) == first
+    assert source_hash(path) == first
     path.write_text(KERNEL.replace("x + 1", "x + 2"))
-    assert registry.source_hash(path) != first
+    assert source_hash(path) != first
+
+
+def test_hash_is_the_same_under_every_python(tmp_path):
+    """Pinned: on another Python the rows of a shared database must not turn stale."""
+    path = tmp_path / "k.py"
+    path.write_text(KERNEL + 'TEXT = f"{helper(1)!r:>{3}} of {2}" "and" if (1, None) else {**{}}\n')
+    assert source_hash(path) == PINNED
 
 
 def test_hash_covers_helpers(tmp_path, monkeypatch):
@@ -34,10 +44,10 @@ def test_hash_covers_helpers(tmp_path, monkeypatch):
     helper.write_text("A = 1\n")
     kernel = tmp_path / "kernels" / "k.py"
     kernel.write_text("from autotune.kernels._helper import A\n")
-    monkeypatch.setattr(registry, "_PACKAGE", tmp_path)
-    first = registry.source_hash(kernel)
+    monkeypatch.setattr(source, "HELPERS", tmp_path / "kernels")
+    first = source_hash(kernel)
     helper.write_text("A = 2\n")
-    assert registry.source_hash(kernel) != first
+    assert source_hash(kernel) != first
 
 
 def test_a_users_kernel_takes_the_same_road(tmp_path, monkeypatch):

@@ -189,8 +189,8 @@ def test_readonly_writes_nothing(db_path):
 
 WRITER = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_store import trial
+sys.path.insert(0, {root!r})
+from tests.test_store import trial
 from autotune.store import Store
 with Store(sys.argv[1]) as store:
     for number in range(int(sys.argv[3])):
@@ -200,7 +200,7 @@ with Store(sys.argv[1]) as store:
 
 
 def writer(db_path, root, name, count):
-    code = WRITER.format(tests=str(root / "tests"))
+    code = WRITER.format(root=str(root))
     environment = {**os.environ, "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", code, str(db_path), name, str(count)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
