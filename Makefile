@@ -1,6 +1,6 @@
 # `make tune` and `make test` need Python 3.10 to 3.13, pip and make; they build .venv when pyproject.toml changes.
 PYTHON ?= python3
-# One release for all. Its CUDA wheel is the registry's default; a CPU wheel of that release serves as well.
+# One release for all; its CUDA build and its CPU build both serve.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 

@@ -37,8 +37,8 @@ def pipeline_buffers(config: Config, device: Device) -> int:
 
 
 def barrier_bytes(device: Device) -> int:
-    """Barriers of sm_100's tensor cores, and on NVIDIA of loops with indirect loads: 8 or 16 B are seen."""
-    return 0 if device.arch.startswith("gfx") else 16
+    """Barriers of sm_100's tensor cores, and on NVIDIA of loops with indirect loads: 8 to 24 B are seen."""
+    return 0 if device.arch.startswith("gfx") else 32
 
 
 def default_warps(outputs: int, ranges: Ranges) -> int:
