@@ -20,7 +20,7 @@ MATMUL_SHAPES = [
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-def close(result, expected, dtype):
+def assert_near(result, expected, dtype):
     rtol = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-5, torch.float64: 1e-9}[dtype]
     assert result.dtype == dtype and result.shape == expected.shape
     torch.testing.assert_close(result.double(), expected, rtol=rtol, atol=rtol)
@@ -42,7 +42,7 @@ def sparse(rows=64, columns=96, block=(32, 32), dtype=torch.float32, share=0.5):
 def test_matmul_has_torchs_shapes(left, right, dtype):
     a, b = torch.randn(left).to(dtype), torch.randn(right).to(dtype)
     result = ops.matmul(a, b)
-    close(result, torch.matmul(a.double(), b.double()), dtype)
+    assert_near(result, torch.matmul(a.double(), b.double()), dtype)
     assert result.is_contiguous()
 
 
@@ -54,7 +54,7 @@ def test_attention_is_torchs(dtype, causal):
         expected = torch.nn.functional.scaled_dot_product_attention(
             q.double(), k.double(), v.double(), is_causal=causal, scale=scale, enable_gqa=True
         )
-        close(ops.attention(q, k, v, causal=causal, scale=scale), expected, dtype)
+        assert_near(ops.attention(q, k, v, causal=causal, scale=scale), expected, dtype)
 
 
 def test_attention_without_keys_is_zero():
@@ -67,7 +67,7 @@ def test_attention_without_keys_is_zero():
 def test_bsr_matmul_is_linear(shape, dtype):
     weight = sparse(dtype=dtype)
     x = torch.randn(shape).to(dtype)
-    close(ops.bsr_matmul(x, weight), x.double() @ weight.to_dense().double().T, dtype)
+    assert_near(ops.bsr_matmul(x, weight), x.double() @ weight.to_dense().double().T, dtype)
 
 
 @pytest.mark.parametrize("block", [(16, 16), (16, 32), (64, 16), (8, 8), (3, 5)], ids=str)
@@ -75,14 +75,14 @@ def test_bsr_matmul_takes_any_block(block):
     """Those that are no power of two from 16 up go to torch."""
     weight = sparse(block[0] * 4, block[1] * 6, block)
     x = torch.randn(7, block[1] * 6)
-    close(ops.bsr_matmul(x, weight), (x.double() @ weight.to_dense().double().T), torch.float32)
+    assert_near(ops.bsr_matmul(x, weight), (x.double() @ weight.to_dense().double().T), torch.float32)
 
 
 def test_bsr_matmul_of_no_and_of_all_blocks():
     x = torch.randn(5, 96)
     for share in (0.0, 1.1):
         weight = sparse(share=share)
-        close(ops.bsr_matmul(x, weight), x.double() @ weight.to_dense().double().T, torch.float32)
+        assert_near(ops.bsr_matmul(x, weight), x.double() @ weight.to_dense().double().T, torch.float32)
 
 
 def test_bsr_matmul_of_an_empty_block_row_and_32_bit_indices():

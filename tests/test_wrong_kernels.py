@@ -8,35 +8,44 @@ from autotune import device, registry
 from autotune.verify import Oracle
 
 HERE = Path(__file__).parent / "wrong_kernels"
-SYMPTOMS = {
-    "cheats_on_large_k": "error",
-    "ignores_strides": "error",
-    "keeps_old_output": "not finite",
-    "low_precision": "error",
-    "misses_last_tile": "error",
-    "moves_input": "changed its input",
-    "races": "two runs on the same inputs differ",
-    "returns_other_dtype": "expected",
-    "skips_last_row": "not finite",
+#: Space, problem and what the checker must say, by file.
+GEMM = ("gemm", "M=64,N=64,K=1024,dtype=float16,layout=tn")
+ATTENTION = ("attention", "B=1,H=4,HKV=2,SQ=64,SK=64,D=32,dtype=float16,causal=true")
+BSR = ("bsr_matmul", "M=32,N=64,K=64,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float16")
+WRONG = {
+    "attends_ahead": (*ATTENTION, "error"),
+    "cheats_on_large_k": (*GEMM, "error"),
+    "drops_block": (*BSR, "error"),
+    "ignores_strides": (*GEMM, "error"),
+    "keeps_old_output": (*GEMM, "not finite"),
+    "low_precision": (*GEMM, "error"),
+    "misses_last_tile": (*GEMM, "error"),
+    "mixes_heads": (*ATTENTION, "error"),
+    "moves_input": (*GEMM, "changed its input"),
+    "races": (*GEMM, "two runs on the same inputs differ"),
+    "returns_other_dtype": (*GEMM, "expected"),
+    "skips_last_row": (*GEMM, "not finite"),
 }
 
 
-def fault(path):
-    loaded = registry.Entry(path.stem, str(path), "autotune.search_spaces.gemm").load()
-    problem = loaded.kernel.parse("M=64,N=64,K=1024,dtype=float16,layout=tn")
-    oracle = Oracle(loaded.kernel, loaded.kernel.inputs(problem, 0, "cpu"))
-    return oracle.fault(loaded.space.default(problem, device.INTERPRETER))
+def fault(path, space, problem):
+    loaded = registry.Entry(path.stem, str(path), f"autotune.search_spaces.{space}").load()
+    parsed = loaded.kernel.parse(problem)
+    oracle = Oracle(loaded.kernel, loaded.kernel.inputs(parsed, 0, "cpu"))
+    return oracle.fault(loaded.space.default(parsed, device.INTERPRETER))
 
 
 def test_each_file_has_its_symptom():
-    assert {path.stem for path in HERE.glob("[!_]*.py")} == set(SYMPTOMS)
+    assert {path.stem for path in HERE.glob("[!_]*.py")} == set(WRONG)
 
 
-@pytest.mark.parametrize("name", SYMPTOMS)
+@pytest.mark.parametrize("name", WRONG)
 def test_wrong_kernel_is_refused(name):
-    found = fault(HERE / f"{name}.py")
-    assert found is not None and SYMPTOMS[name] in found
+    space, problem, symptom = WRONG[name]
+    found = fault(HERE / f"{name}.py", space, problem)
+    assert found is not None and symptom in found
 
 
-def test_the_right_one_passes():
-    assert fault(Path(registry.__file__).parent / "kernels" / "gemm.py") is None
+@pytest.mark.parametrize(("name", "problem"), [GEMM, ATTENTION, BSR])
+def test_the_right_one_passes(name, problem):
+    assert fault(Path(registry.__file__).parent / "kernels" / f"{name}.py", name, problem) is None
