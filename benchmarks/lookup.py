@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import timeit
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,9 @@ def measure(repeats: int = 7, number: int = 20_000) -> dict[str, float]:
     """Look-up name -> microseconds a call. Interleaved per name, on linear-layer operands of MiniLM."""
     a, b = torch.randn(64, 384), torch.randn(384, 384).t()
     q = torch.randn(1, 12, 64, 32)
-    x, weight = torch.randn(64, 384), torch.randn(384, 384).to_sparse_bsr((32, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch says that sparse tensors are in beta
+        x, weight = torch.randn(64, 384), torch.randn(384, 384).to_sparse_bsr((32, 32))
     candidates: dict[str, Callable[[], object]] = {
         "autotune.choose gemm": lambda: autotune.choose("gemm", a, b),
         "autotune.choose attention": lambda: autotune.choose("attention", q, q, q, causal=True),

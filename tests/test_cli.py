@@ -22,6 +22,8 @@ def command(root, *args, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "autotune.cli", *args],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, **options},
+        # A suite started in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
