@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -39,7 +39,7 @@ class Summary:
     problem: Problem
     target: str
     default: Config
-    outcomes: Mapping[Config, Outcome] = field(default_factory=dict)
+    outcomes: dict[Config, Outcome] = field(default_factory=dict)
     #: How many of the outcomes this sweep measured; the others were in the database.
     measured: int = 0
     #: Why the target could not go on with this problem, if so.
@@ -121,29 +121,11 @@ def sweep(
             if end is not None and now >= end:
                 break
             deadline = None if end is None else now + (end - now) / (len(jobs) - number)
-            loaded = registry.load(job.kernel)
-            summary = Summary(
-                job.kernel, job.problem, target.name, loaded.space.default(job.problem, target.device)
-            )
+            space = registry.load(job.kernel).space
+            summary = Summary(job.kernel, job.problem, target.name, space.default(job.problem, target.device))
             summaries.append(summary)
-            known = store.outcomes(job.kernel, loaded.source, job.problem, target.device.key, target.protocol)
-            outcomes = summary.outcomes = {} if again else dict(known)
-            steps = search(
-                loaded.space,
-                job.problem,
-                target.device,
-                partial(target.evaluate, loaded.entry, job.problem),
-                trials=trials,
-                seed=seed,
-                known=dict(outcomes),
-                # What won on other code of this kernel is a good guess for this one.
-                seeds=store.stale_winners(job.kernel, loaded.source, job.problem, target.device.key),
-            )
             try:
-                for step in steps:
-                    outcomes[step.config] = step.outcome
-                    summary.measured += 1
-                    store.record(_trial(job, loaded, target, step, seed))
+                for step in _tuned(summary, target, store, trials=trials, seed=seed, again=again):
                     on_step(number, summary, step)
                     if deadline is not None and time.monotonic() >= deadline:
                         break
@@ -155,11 +137,36 @@ def sweep(
     return summaries
 
 
-def _trial(job: Job, loaded: Loaded, target: ProcessTarget, step: Step, seed: int) -> Trial:
+def _tuned(
+    summary: Summary, target: ProcessTarget, store: Store, *, trials: int, seed: int, again: bool
+) -> Iterator[Step]:
+    """Search for one problem's best config; each step is recorded before it is given out."""
+    loaded, problem, where = registry.load(summary.kernel), summary.problem, target.device
+    known = store.outcomes(loaded.name, loaded.source, problem, where.key, target.protocol)
+    summary.outcomes = {} if again else known
+    steps = search(
+        loaded.space,
+        problem,
+        where,
+        partial(target.evaluate, loaded.entry, problem),
+        trials=trials,
+        seed=seed,
+        known=summary.outcomes,
+        # What won on other code of this kernel is a good guess for this one.
+        seeds=store.stale_winners(loaded.name, loaded.source, problem, where.key),
+    )
+    for step in steps:
+        summary.outcomes[step.config] = step.outcome
+        summary.measured += 1
+        store.record(_trial(loaded, problem, target, step, seed))
+        yield step
+
+
+def _trial(loaded: Loaded, problem: Problem, target: ProcessTarget, step: Step, seed: int) -> Trial:
     return Trial(
-        kernel=job.kernel,
+        kernel=loaded.name,
         source=loaded.source,
-        problem=job.problem,
+        problem=problem,
         device=target.device.key,
         config=step.config,
         outcome=step.outcome,
