@@ -69,9 +69,9 @@ def test_the_same_seed_gives_the_same_steps():
 
 
 def test_search_beats_chance_at_a_planted_optimum():
-    """Best of 60 of 256; random draws reach a mean of about 1.9 over these seeds."""
-    found = [min(planted(step.config) for step in run(seed=seed)) for seed in range(5)]
-    assert sum(found) / len(found) < 1.7
+    """Best of 60 of 256, mean of 12 seeds: 2.0 here; 400 random draws of 60 have a mean of 2.58."""
+    found = [min(planted(step.config) for step in run(seed=seed)) for seed in range(12)]
+    assert sum(found) / len(found) < 2.4
 
 
 def test_known_outcomes_count_and_are_not_repeated():
