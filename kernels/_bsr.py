@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from autotune.kernel import Operator, Serves
+from autotune.kernels._gemm_operator import BIAS_MISFIT, add_bias, bias_fits
 
 
 class BsrWeight(NamedTuple):
@@ -142,15 +143,7 @@ def _backward(
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[Any, ...] | str:
     if weight.layout != torch.sparse_bsr:
         return "the weight is not block-sparse"
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
-        return "the bias is no vector of the outputs' number and dtype"
-    return x, weight
-
-
-def _add_bias(
-    product: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    return product if bias is None else product + bias
+    return (x, weight) if bias_fits(x, weight, bias) else BIAS_MISFIT
 
 
 OPERATOR = Operator(
@@ -161,4 +154,4 @@ OPERATOR = Operator(
     kernel_args=lambda x, crow, columns, values, n, k: (x, BsrWeight(crow, columns, values, (n, k))),
 )
 
-SERVES = {torch.nn.functional.linear: Serves(_linear, _add_bias)}
+SERVES = {torch.nn.functional.linear: Serves(_linear, add_bias)}

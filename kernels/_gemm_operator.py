@@ -85,12 +85,18 @@ def _of_rank(rank: int) -> Callable[..., Operands | str]:
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Operands | str:
     if weight.layout != torch.strided or weight.dim() != 2:
         return "the weight is no dense matrix"
-    if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
-        return "the bias is no vector of the outputs' number and dtype"
-    return _pair(x, weight.mT)
+    return _pair(x, weight.mT) if bias_fits(x, weight, bias) else BIAS_MISFIT
 
 
-def _add_bias(
+#: Why a linear layer's bias keeps a kernel from serving it.
+BIAS_MISFIT = "the bias is no vector of the outputs' number and dtype"
+
+
+def bias_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    return bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype)
+
+
+def add_bias(
     product: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     return product if bias is None else product + bias
@@ -143,7 +149,7 @@ def _add(
 
 _MM, _BMM, _MATMUL = Serves(_of_rank(2)), Serves(_of_rank(3)), Serves(_pair)
 _ADDMM, _BADDBMM = Serves(_added(2), _add), Serves(_added(3), _add)
-_LINEAR = Serves(_linear, _add_bias)
+_LINEAR = Serves(_linear, add_bias)
 
 #: The Python calls, and the aten operators that those, the backward pass and torch's C++ come down to.
 SERVES: dict[Any, Serves] = {
