@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, Literal, TypeAlias, TypeVar
+from typing import ClassVar, Literal, TypeAlias
+
+from autotune.rung import Resources, Rung
 
 Value: TypeAlias = int | bool | str
 
@@ -204,6 +206,23 @@ class Timing:
     p80_ms: float
     n: int
     protocol: str
+    #: What the protocol's objective ranks by, if not the median: a tail quantile, for latency.
+    score_ms: float | None = None
+    #: 95 % interval of the score, for configs timed in turns with the other fastest.
+    low_ms: float | None = None
+    high_ms: float | None = None
+    #: The least score among the configs that it can't be told apart from; ties are equal here.
+    rank_ms: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Milliseconds to compare with those of other configs."""
+        return self.median_ms if self.score_ms is None else self.score_ms
+
+    @property
+    def rank(self) -> float:
+        """Like :attr:`score`, with configs that can't be told apart on one value."""
+        return self.score if self.rank_ms is None else self.rank_ms
 
     def __post_init__(self) -> None:
         if not (0 < self.p20_ms <= self.median_ms <= self.p80_ms < math.inf) or self.n < 1:
@@ -240,6 +259,12 @@ class Trial:
     driver: str = ""
     #: What else is worth keeping (who proposed it, seed, host): JSON-able.
     provenance: Mapping[str, str | int] = field(default_factory=dict)
+    #: Where on the ladder the outcome was settled, and the seconds spent on each rung up to there.
+    rung: Rung | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    resources: Resources | None = None
+    #: The config that was measured in its place: both compile to the same code.
+    same_as: Config | None = None
 
     def __hash__(self) -> int:
         return hash((self.kernel, self.source, self.problem, self.device, self.config, self.outcome))
@@ -258,20 +283,3 @@ class Choice:
     config: Config
     source: Source
     why: str
-
-
-T = TypeVar("T", int, float)
-
-
-def clamp(value: T, low: T, high: T) -> T:
-    return max(low, min(value, high))
-
-
-def cdiv(a: int, b: int) -> int:
-    """Ceiling division: how many tiles of ``b`` cover ``a``."""
-    return -(-a // b)
-
-
-def next_power_of_2(n: int) -> int:
-    """The smallest power of two that is at least ``n``; 1 for ``n`` <= 1."""
-    return 1 << max(0, n - 1).bit_length()

@@ -65,6 +65,8 @@ class Signature:
     #: Arguments known to be multiples of 16.
     divisible: tuple[str, ...]
     options: Mapping[str, Value]
+    #: Size of the launch grid. Equal code on unequal grids is not the same candidate.
+    programs: int = 0
 
 
 @dataclass(frozen=True)

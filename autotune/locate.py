@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 #: The schema this version reads and writes: the names of store.py's migrations, in order.
-MIGRATIONS = ("0001_trials", "0002_best")
+MIGRATIONS = ("0001_trials", "0002_best", "0003_ladder")
 
 SHIPPED = Path(__file__).parent / "tuning.db"
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,20 @@ COLUMNS = (
     *KEY,
     *("median_ms", "p20_ms", "p80_ms", "n", "reason", "detail"),
     *("target", "triton", "torch", "driver", "provenance", "created_at"),
+    *("score_ms", "low_ms", "high_ms", "rank_ms"),
+    *("rung", "seconds", "shared_bytes", "registers", "spill_bytes", "same_as"),
 )
+#: Columns of the first schema; the others came with the ladder.
+_FIRST = COLUMNS[: COLUMNS.index("score_ms")]
+_MILLISECONDS = tuple(name for name in COLUMNS if name.endswith("_ms"))
+_INTEGERS = ("n", "shared_bytes", "registers", "spill_bytes")
 
 migrations = Migrations("autotune")
 
 
 @migrations(name=locate.MIGRATIONS[0])
 def _trials(db: Database) -> None:
-    text = dict.fromkeys(COLUMNS, str)
+    text = dict.fromkeys(_FIRST, str)
     db["trials"].create(  # type: ignore[union-attr]
         {**text, "median_ms": float, "p20_ms": float, "p80_ms": float, "n": int},
         pk=KEY,
@@ -48,18 +55,27 @@ def _trials(db: Database) -> None:
 
 @migrations(name=locate.MIGRATIONS[1])
 def _best(db: Database) -> None:
+    db.create_view("best", _winners(_FIRST, "median_ms"))
+
+
+@migrations(name=locate.MIGRATIONS[2])
+def _ladder(db: Database) -> None:
+    for name in COLUMNS[len(_FIRST) :]:
+        kind = float if name in _MILLISECONDS else int if name in _INTEGERS else str
+        db["trials"].add_column(name, kind)  # type: ignore[union-attr]
+    db.create_view("best", _winners(COLUMNS, "coalesce(rank_ms, score_ms, median_ms)"), replace=True)
+
+
+def _winners(columns: Sequence[str], rank: str) -> str:
     # Ties go to the smaller config text, so that every copy of a file names one winner.
-    db.create_view(
-        "best",
-        f"""
-        select {", ".join(COLUMNS)} from (
+    return f"""
+        select {", ".join(columns)} from (
             select *, row_number() over (
-                partition by kernel, source, problem, device, protocol order by median_ms, config
+                partition by kernel, source, problem, device, protocol order by {rank}, config
             ) as place
             from trials where median_ms is not null
         ) where place = 1
-        """,
-    )
+        """
 
 
 class StoreError(AutotuneError):
@@ -136,7 +152,7 @@ class Store:
         """Insert, or replace an older measurement of the same key. Returns how many rows changed."""
         assign = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in KEY)
         # The later measurement stays; of two of one instant the larger row, whatever the order of arrival.
-        order = ("created_at", "median_ms", "p20_ms", "p80_ms", "n", "reason", "detail", "provenance")
+        order = ("created_at", "median_ms", "p20_ms", "p80_ms", "n", "reason", "detail", "provenance", "rank_ms")
         newer = ", ".join(f"coalesce(excluded.{name}, '')" for name in order)
         older = ", ".join(f"coalesce(trials.{name}, '')" for name in order)
         statement = (
@@ -173,7 +189,9 @@ class Store:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every trial as a plain dict, in an order that depends on nothing but the content."""
         with self._explained():
-            yield from self._db["trials"].rows_where(order_by=", ".join(KEY), select=", ".join(COLUMNS))
+            # A file that is only read may be older than the last columns.
+            there = [name for name in COLUMNS if name in self._db["trials"].columns_dict]
+            yield from self._db["trials"].rows_where(order_by=", ".join(KEY), select=", ".join(there))
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Take in rows of another file, all or none. Returns how many were new or later than ours.
@@ -191,21 +209,24 @@ def to_row(trial: Trial) -> dict[str, Any]:
         **{"target": trial.target, "triton": trial.triton, "torch": trial.torch, "driver": trial.driver},
         "provenance": json.dumps(dict(trial.provenance), sort_keys=True),
         "created_at": trial.created_at,
+        "rung": None if trial.rung is None else trial.rung.value,
+        "seconds": json.dumps({name: round(spent, 6) for name, spent in trial.seconds.items()}, sort_keys=True),
+        **(dict.fromkeys(_INTEGERS[1:]) if trial.resources is None else asdict(trial.resources)),
+        "same_as": None if trial.same_as is None else str(trial.same_as),
     }
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
-    columns: dict[str, Any] = dict.fromkeys(("median_ms", "p20_ms", "p80_ms", "n", "reason", "detail"))
+    columns: dict[str, Any] = dict.fromkeys((*_MILLISECONDS, "n", "reason", "detail"))
     if isinstance(outcome, Failure):
         return {**columns, "reason": outcome.reason.value, "detail": outcome.detail}
-    times = {"median_ms": outcome.median_ms, "p20_ms": outcome.p20_ms, "p80_ms": outcome.p80_ms}
-    return {**columns, **times, "n": outcome.n}
+    return {**columns, **{name: getattr(outcome, name) for name in (*_MILLISECONDS, "n")}}
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     if row["median_ms"] is None:
         return Failure(Reason(row["reason"]), row["detail"] or "", row["protocol"])
-    return Timing(row["median_ms"], row["p20_ms"], row["p80_ms"], row["n"], row["protocol"])
+    return Timing(n=row["n"], protocol=row["protocol"], **{name: row[name] for name in _MILLISECONDS})
 
 
 def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -216,7 +237,7 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
         known = {name: row.get(name) for name in COLUMNS}
         config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
         datetime.fromisoformat(row["created_at"])
-        outcome = _outcome(row)
+        outcome = _outcome({**dict.fromkeys(_MILLISECONDS), **row})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
     return {**known, "config": str(config), "problem": str(problem), **_outcome_columns(outcome)}
@@ -224,9 +245,9 @@ def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 def _check_type(name: str, value: Any) -> None:
     """:raises UsageError: if ``value`` is not of the column's kind."""
-    if name in ("median_ms", "p20_ms", "p80_ms"):
+    if name in _MILLISECONDS:
         good, kind = value is None or type(value) in (int, float), "a number"
-    elif name == "n":
+    elif name in _INTEGERS:
         good, kind = value is None or (type(value) is int and value < 2**63), "an integer"
     elif name in (*KEY, "target", "created_at"):
         good, kind = isinstance(value, str) and value != "", "text, and not empty"

@@ -13,7 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.data import ITEMSIZE, Config, Problem, cdiv, next_power_of_2
+from autotune.arithmetic import cdiv, next_power_of_2
+from autotune.data import ITEMSIZE, Config, Problem
 from autotune.kernel import Field, Kernel, Signature, Tolerance, Work
 from autotune.kernels._attention_operator import OPERATOR, SERVES, check
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature

@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from autotune.data import ITEMSIZE, Config, Problem, cdiv
+from autotune.arithmetic import cdiv
+from autotune.data import ITEMSIZE, Config, Problem
 from autotune.kernel import Field, Kernel, Signature, Tolerance, Work
 from autotune.kernels._gemm_operator import OPERATOR, SERVES, check
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from autotune.data import Config, Device, Problem, next_power_of_2
+from autotune.arithmetic import next_power_of_2
+from autotune.data import Config, Device, Problem
 from autotune.space import Constraint, Ranges
 
 Count: TypeAlias = Callable[[Config, Problem], int]

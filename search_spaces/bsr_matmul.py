@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from autotune.data import ITEMSIZE, Config, Device, Problem, cdiv, clamp, next_power_of_2
+from autotune.arithmetic import cdiv, clamp, next_power_of_2
+from autotune.data import ITEMSIZE, Config, Device, Problem
 from autotune.search_spaces._rules import (
     barrier_bytes,
     default_warps,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.data import Config, Device, Problem, Timing, UsageError, cdiv, next_power_of_2
+from autotune.arithmetic import cdiv, next_power_of_2
+from autotune.data import Config, Device, Problem, Timing, UsageError
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True).filter(lambda w: w not in ("true", "false"))

@@ -231,3 +231,28 @@ def test_kill_9_loses_no_finished_trial(db_path, root):
     connection = sqlite3.connect(db_path)
     assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_a_file_of_the_first_schema_is_read_and_migrated(db_path, tmp_path):
+    """As version 0.1.0 left it: no columns of the ladder."""
+    Store(db_path).close()
+    connection = sqlite3.connect(db_path)
+    connection.execute("drop view best")
+    for name in COLUMNS[COLUMNS.index("score_ms") :]:
+        connection.execute(f"alter table trials drop column {name}")
+    connection.execute("delete from _sqlite_migrations where name = '0003_ladder'")
+    connection.execute(
+        "insert into trials (kernel, source, problem, device, config, protocol, median_ms, p20_ms, p80_ms, n, "
+        "target, created_at) values ('gemm', 's', ?, 'interpreter', '{\"A\":1}', 'wall-1', 1, 1, 1, 3, 't', "
+        "'2026-01-01')",
+        [str(PROBLEM)],
+    )
+    connection.commit()
+    connection.close()
+    exchange.merge([db_path], tmp_path / "new.db")
+    for path in (tmp_path / "new.db", db_path):
+        with Store(path) as store:
+            assert [row["config"] for row in store.best()] == ['{"A":1}']
+            assert store.outcomes("gemm", "s", PROBLEM, "interpreter", "wall-1") == {
+                Config(A=1): Timing(1.0, 1.0, 1.0, 3, "wall-1")
+            }
