@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autotune.data import Config, Outcome
+from autotune.data import Config, Outcome, Trial
 from autotune.rung import Resources, Rung
 
 
@@ -21,3 +21,5 @@ class Measured:
     resources: Resources | None = None
     #: The config that was measured in its place, if both compile to the same code.
     same_as: Config | None = None
+    #: The trial that answered, where nothing ran: its row is kept as it is, with its own source and date.
+    recorded: Trial | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from autotune.data import Choice, Config, Failure, Outcome, Problem
 from autotune.dispatch import Dispatcher
 from autotune.registry import Loaded
-from autotune.targets.process import ProcessTarget
+from autotune.targets.process import ProcessTarget, TargetError
 
 
 @dataclass
@@ -34,10 +34,15 @@ def check(kernels: Sequence[Loaded], target: ProcessTarget, *, samples: int, see
             others = [config for config in loaded.space.allowed(problem, target.device) if config != default]
             verdict = Verdict(loaded.name, problem)
             for config in [default, *drawn.sample(others, min(samples, len(others)))]:
+                try:
+                    failure = target.verify(loaded.entry, problem, config)
+                except TargetError:
+                    if not verdict.failures:
+                        raise
+                    break  # they killed the worker too often; what they say is enough, and others are waiting
                 verdict.configs += 1
-                outcome = target.verify(loaded.entry, problem, config)
-                if isinstance(outcome, Failure):
-                    verdict.failures[config] = outcome
+                if failure is not None:
+                    verdict.failures[config] = failure
             verdicts.append(verdict)
     return verdicts
 
@@ -64,7 +69,7 @@ def compare(
         for problem in problems or [loaded.kernel.parse(text) for text in loaded.kernel.problems]:
             choice = dispatcher.explain(loaded, problem, target.device)
             default = loaded.space.default(problem, target.device)
-            timed = target.evaluate(loaded.entry, problem, default)
+            timed = target.evaluate(loaded.entry, problem, default).outcome
             rows.append(
                 Comparison(
                     kernel=loaded.name,
@@ -72,7 +77,7 @@ def compare(
                     choice=choice,
                     tuned=timed
                     if choice.config == default
-                    else target.evaluate(loaded.entry, problem, choice.config),
+                    else target.evaluate(loaded.entry, problem, choice.config).outcome,
                     default=timed,
                     torch=target.time_reference(loaded.entry, problem),
                 )

@@ -1,107 +1,137 @@
-"""Compile a candidate for a device that need not be present, and read what it costs in resources."""
+"""Compile a candidate for a device that need not be present, and tell its code and what that code needs."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.errors import TritonError
 
+from autotune.binary import amd_registers, machine_code, nvidia_registers
 from autotune.data import Config, Device, Failure, Problem, Reason
+from autotune.kernel import Signature
 from autotune.registry import Entry
-from autotune.worker import Worker, WorkerDied, WorkerTimeout
+from autotune.rung import Resources
 
-#: One config takes well under a second once the compiler is warm; ptxas on a spilling one may take minutes.
-TIMEOUT_SECONDS = 60.0
-PROTOCOL = "compile"
+#: Local memory a thread, where spilled registers go, beyond which code is not worth running: half as much again
+#: as its 255 registers. Of 200 allowed configs, 20 for each of 5 problems on h100 and a100 (Triton 3.9), 163 spill
+#: nothing, 28 up to 496 B, and 9 from 520 to 12552 B. Inductor's line, 64 B, would drop 29 of them, attention's
+#: published tiles of 128 x 128 for head_dim 64 (144 B) and of 128 x 64 for 128 (360 B) included.
+MAX_SPILL_BYTES = 512
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What the compiled code needs. Registers and spills are None where no tool can read them (AMD)."""
+class Compiled:
+    """What is known of a candidate without running it."""
 
-    shared_bytes: int
-    registers: int | None
-    spill_bytes: int | None
-    #: The device's assembly, PTX or AMDGCN.
-    assembly: str
+    resources: Resources
+    #: Digest of all that decides what the device runs: machine code, launch grid, warps, shared memory.
+    #: Configs of one problem with equal ``code`` are one candidate.
+    code: str
 
 
-def compile_config(entry: Entry, problem: Problem, config: Config, device: Device) -> Resources:
-    """Compile in this process, which must not be interpreting. A bad config may abort the process."""
+def compile_config(entry: Entry, problem: Problem, config: Config, device: Device) -> Compiled:
+    """Compile in this process, which must not be interpreting, and which can launch nothing afterwards.
+
+    It is the specialisation a launch on ``device`` makes, so that the launch finds it in Triton's cache. A
+    bad config may raise anything, abort the process, or never end.
+    """
     signature = entry.load().kernel.signature(problem, config)
-    names = list(signature.types)
-    position = {name: (index,) for index, name in enumerate(names)}
-    source = ASTSource(
-        signature.function,
-        dict(signature.types),
-        {position[name]: value for name, value in signature.constexprs.items()},
-        {position[name]: [["tt.divisibility", 16]] for name in signature.divisible},
+    built = _build(signature, device)
+    if "cubin" in built.asm:
+        binary, (registers, spill_bytes) = built.asm["cubin"], nvidia_registers(built.asm["cubin"])
+    else:
+        binary, (registers, spill_bytes) = built.asm["hsaco"], amd_registers(built.asm["amdgcn"])
+    launched = (
+        # A kernel that does not tell its grid has no duplicates.
+        signature.programs or str(config),
+        built.metadata.num_warps,
+        built.metadata.num_ctas,
+        built.metadata.shared,
+        # What the launch passes, and the code does not hold.
+        sorted((name, value) for name, value in signature.options.items() if name.startswith("launch_")),
+        sorted((n, value) for n, value in signature.constexprs.items() if built.src.signature[n] != "constexpr"),
     )
-    compiled = triton.compile(source, target=_target(device), options=dict(signature.options))
-    registers, spills = _registers(compiled.asm["cubin"]) if "cubin" in compiled.asm else (None, None)
-    return Resources(
-        shared_bytes=compiled.metadata.shared,
-        registers=registers,
-        spill_bytes=spills,
-        assembly=compiled.asm.get("ptx") or compiled.asm["amdgcn"],
+    return Compiled(
+        Resources(shared_bytes=built.metadata.shared, registers=registers, spill_bytes=spill_bytes),
+        code=hashlib.sha256(repr(launched).encode() + machine_code(binary)).hexdigest(),
     )
 
 
-def _compile(entry: Entry, problem: Problem, config: Config, device: Device) -> Resources | Failure:
-    entry.load()  # a kernel file that does not load is no fault of the config
-    try:
-        return compile_config(entry, problem, config, device)
-    # Triton refuses with errors of its own, with assertions and with RuntimeError("PassManager::run failed").
-    except (TritonError, AssertionError, RuntimeError) as error:
-        return Failure(Reason.COMPILE, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", PROTOCOL)
+def assembly(entry: Entry, problem: Problem, config: Config, device: Device) -> str:
+    """The device's assembly, PTX or AMDGCN; else as :func:`compile_config`. Hundreds of kilobytes."""
+    built = _build(entry.load().kernel.signature(problem, config), device)
+    return str(built.asm.get("ptx") or built.asm["amdgcn"])
+
+
+def refused(compiled: Compiled, device: Device, protocol: str) -> Failure | None:
+    """None if the code is worth running on ``device``, else why not."""
+    needs = compiled.resources
+    why = None
+    if needs.shared_bytes > device.shared_bytes_per_block:
+        why = f"needs {needs.shared_bytes} B of shared memory, {device.arch} has {device.shared_bytes_per_block} B"
+    elif needs.spill_bytes is not None and needs.spill_bytes > MAX_SPILL_BYTES:
+        why = f"spills {needs.spill_bytes} B a thread, over the {MAX_SPILL_BYTES} B worth running"
+    return None if why is None else Failure(Reason.RESOURCES, why, protocol)
+
+
+class _Absent:
+    """In place of the driver of a device that need not be there: all that Triton asks when it only compiles."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> str:
+        return str(self._target)  # kernels are kept by device: one each
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """In place of a tensor. Triton looks at no more of one, if of that."""
+
+    dtype: str
+    address: int
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def ptr_range(self) -> int:
+        """AMD code addresses tensors under 2 GiB by 32-bit offsets; this one is taken for one of them."""
+        return 0
+
+
+def _build(signature: Signature, device: Device) -> Any:
+    """Triton's compiled kernel. Goes the way of a launch, since what that makes of a call is not the same in
+    any two of Triton 3.6, 3.7 and later: an ASTSource made by hand misses the launch's place in the cache.
+    """
+    triton.runtime.driver.set_active(_Absent(_target(device)))
+    arguments = {
+        name: signature.constexprs[name] if kind == "constexpr" else _stand_in(kind, name in signature.divisible)
+        for name, kind in signature.types.items()
+    }
+    built = signature.function.warmup(**arguments, **signature.options, grid=(1,))
+    # Or it keeps the text of every kernel and of every step on its way, about a megabyte each.
+    signature.function.device_caches.clear()
+    return built
+
+
+def _stand_in(kind: str, divisible: bool) -> Any:
+    """An argument that Triton specialises as ``kind``, a Triton type, and as a multiple of 16 or not."""
+    off = 0 if divisible else 8
+    if kind.startswith("*"):
+        return _Pointer(kind[1:], 16 + off)
+    return {"i32": 16 + off, "i64": 2**32 + off, "fp32": 0.5}[kind]
 
 
 def _target(device: Device) -> GPUTarget:
     if device.arch.startswith("sm_"):
         return GPUTarget("cuda", int(device.arch.removeprefix("sm_")), device.warp_size)
     return GPUTarget("hip", device.arch, device.warp_size)
-
-
-def _registers(cubin: bytes) -> tuple[int, int]:
-    """Registers a thread, and bytes of local memory a thread, which is where spills go."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
-        ).stdout
-    registers, stack = re.search(r"REG:(\d+)", text), re.search(r"STACK:(\d+)", text)
-    if registers is None or stack is None:
-        raise RuntimeError(f"cuobjdump printed no REG and STACK: {text}")
-    return int(registers.group(1)), int(stack.group(1))
-
-
-class Compiler:
-    """Compiles in a worker process: an abort or an endless ptxas run costs one candidate, not the caller."""
-
-    def __init__(self) -> None:
-        # This process may be interpreting; what Triton's decorators made here then can't be compiled.
-        self._worker = Worker({"TRITON_INTERPRET": None})
-
-    def compile(self, entry: Entry, problem: Problem, config: Config, device: Device) -> Resources | Failure:
-        """What it needs, or why it does not compile."""
-        try:
-            return self._worker.call(_compile, entry, problem, config, device, timeout_s=TIMEOUT_SECONDS)
-        except WorkerTimeout as error:
-            return Failure(Reason.TIMEOUT, str(error), PROTOCOL)
-        except WorkerDied as error:
-            return Failure(Reason.COMPILE, f"the compiler was {error}", PROTOCOL)
-
-    def __enter__(self) -> Compiler:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._worker.close()

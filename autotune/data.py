@@ -206,12 +206,13 @@ class Timing:
     p80_ms: float
     n: int
     protocol: str
-    #: What the protocol's objective ranks by, if not the median: a tail quantile, for latency.
+    #: What the protocol's objective ranks by, if not the median: a tail quantile, for latency; for configs timed
+    #: in turns for throughput, the fastest's median times how much slower this one was in the same rounds.
     score_ms: float | None = None
-    #: 95 % interval of the score, for configs timed in turns with the other fastest.
+    #: 95 % interval of the score, for configs timed in turns with the other fastest: both or neither.
     low_ms: float | None = None
     high_ms: float | None = None
-    #: The least score among the configs that it can't be told apart from; ties are equal here.
+    #: The fastest's score for all that can't be told apart from it, else the config's own; ties are equal here.
     rank_ms: float | None = None
 
     @property
@@ -227,6 +228,12 @@ class Timing:
     def __post_init__(self) -> None:
         if not (0 < self.p20_ms <= self.median_ms <= self.p80_ms < math.inf) or self.n < 1:
             raise UsageError(f"0 < p20_ms <= median_ms <= p80_ms < inf and n >= 1 must hold, got {self}")
+        low_ms = self.score if self.low_ms is None else self.low_ms
+        high_ms = self.score if self.high_ms is None else self.high_ms
+        if (self.low_ms is None) != (self.high_ms is None) or not 0 < low_ms <= self.score <= high_ms < math.inf:
+            raise UsageError(f"0 < low_ms <= score <= high_ms < inf must hold, with both or neither, got {self}")
+        if not 0 < self.rank <= self.score:
+            raise UsageError(f"0 < rank_ms <= score must hold, got {self}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, TypeVar
@@ -11,9 +13,11 @@ import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from autotune import bench, device
+from autotune import bench, device, worker
+from autotune.candidate import Measured
 from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
 from autotune.registry import Entry
+from autotune.rung import Rung
 from autotune.verify import Oracle
 
 T = TypeVar("T")
@@ -21,27 +25,36 @@ T = TypeVar("T")
 
 @lru_cache(maxsize=1)
 def prepare(entry: Entry, problem: Problem, seed: int, where: str) -> Oracle:
-    """Inputs and references of the problem at hand; a sweep asks for one problem at a time.
+    """Two sets of inputs and their references for the problem at hand; a sweep asks for one problem at a time.
 
     :param where: torch device, ``cpu`` or ``cuda:0``
     """
     kernel = entry.load().kernel
-    return Oracle(kernel, kernel.inputs(problem, seed, where))
+    # numpy's legacy generators take seeds below 2**32, as tuning does.
+    seeds = seed, (seed + 2**31) % 2**32
+    return Oracle(kernel, *(kernel.inputs(problem, each, where) for each in seeds))
 
 
-def evaluate(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Outcome:
-    """Verify, then time. What can go wrong with a candidate comes back as a Failure, anything else raises."""
+def evaluate(
+    entry: Entry, problem: Problem, config: Config, seed: int, where: str, best_ms: float | None = None
+) -> Measured:
+    """Verify, then time. What can go wrong with a candidate comes back as a Failure, anything else raises.
+
+    :param best_ms: score of the problem's best config so far
+    """
     with _current(where):
         oracle = prepare(entry, problem, seed, where)
         timer, protocol = _timer(where)
-
-        def verify_and_time() -> Outcome:
-            fault = oracle.fault(config)
-            if fault is not None:
-                return Failure(Reason.WRONG, fault, protocol)
-            return timer(partial(oracle.kernel.run, config, *oracle.args))
-
-        return _caught(verify_and_time, protocol)
+        begun = time.perf_counter()
+        failure = _caught(partial(_verdict, oracle, config, protocol), protocol)
+        seconds = {Rung.VERIFY.value: time.perf_counter() - begun}
+        if failure is not None:
+            return Measured(failure, Rung.VERIFY, seconds)
+        worker.note(Rung.TIMING.value)
+        begun = time.perf_counter()
+        outcome = _caught(lambda: timer(partial(oracle.kernel.run, config, *oracle.inputs())), protocol)
+        seconds[Rung.TIMING.value] = time.perf_counter() - begun
+        return Measured(outcome, Rung.TIMING, seconds)
 
 
 def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Failure | None:
@@ -49,12 +62,7 @@ def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str
     with _current(where):
         oracle = prepare(entry, problem, seed, where)
         protocol = _timer(where)[1]
-
-        def verify_only() -> Failure | None:
-            fault = oracle.fault(config)
-            return None if fault is None else Failure(Reason.WRONG, fault, protocol)
-
-        return _caught(verify_only, protocol)
+        return _caught(partial(_verdict, oracle, config, protocol), protocol)
 
 
 def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Outcome:
@@ -62,7 +70,16 @@ def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Out
     with _current(where):
         oracle = prepare(entry, problem, seed, where)
         timer, protocol = _timer(where)
-        return _caught(lambda: timer(partial(oracle.kernel.reference, *oracle.args)), protocol)
+        return _caught(lambda: timer(partial(oracle.kernel.reference, *oracle.inputs())), protocol)
+
+
+def _verdict(oracle: Oracle, config: Config, protocol: str) -> Failure | None:
+    fault = oracle.fault(config)
+    if fault is None:
+        return None
+    if fault.corrupting:
+        worker.retire()
+    return Failure(Reason.WRONG, fault.text, protocol)
 
 
 def versions(where: str) -> tuple[Device, str, str]:
@@ -89,16 +106,32 @@ def _caught(attempt: Callable[[], T], protocol: str) -> T | Failure:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return result
-    except (OutOfResources, torch.cuda.OutOfMemoryError, MemoryError) as error:
+    except OutOfResources as error:
         return Failure(Reason.RESOURCES, _line(error), protocol)
     except (CompilationError, PTXASError) as error:
         return Failure(Reason.COMPILE, _line(error), protocol)
     # A candidate may raise anything at all, SystemExit too: the interpreter runs its body as Python, in a
     # process that does nothing else. Its row says what.
     except BaseException as error:
-        line = _line(error)
-        exhausted = "can't allocate memory" in line  # torch's CPU allocator has no exception of its own
-        return Failure(Reason.RESOURCES if exhausted else Reason.RUNTIME, line, protocol)
+        # An illegal access poisons the CUDA context for good, what filled the memory may still be held, and an
+        # interpreter that was left halfway has Triton's modules patched: the next candidate gets a new process.
+        worker.retire()
+        # What the candidate holds is still in its frames, and the answer needs memory too.
+        traceback.clear_frames(error.__traceback__)
+        return Failure(Reason.RESOURCES if _exhausted(error) else Reason.RUNTIME, _line(error), protocol)
+
+
+def _exhausted(error: BaseException) -> bool:
+    """Whether it, or what it came from, is about memory; Triton's interpreter wraps what a kernel raises."""
+    link: BaseException | None = error
+    for _ in range(10):  # a candidate can tie the chain into a loop
+        if link is None:
+            return False
+        # torch's CPU allocator has no exception of its own.
+        if isinstance(link, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in _line(link):
+            return True
+        link = link.__context__ if link.__cause__ is None else link.__cause__
+    return False
 
 
 def _line(error: BaseException) -> str:

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 from autotune import dispatch, locate, registry
+from autotune.candidate import Measured
 from autotune.data import Config, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
 from autotune.registry import Loaded
 from autotune.search import Step, search
 from autotune.store import Store
-from autotune.targets import open_target
-from autotune.targets.process import ProcessTarget, TargetError
+from autotune.targets import Target, open_target, replays
+from autotune.targets.process import TargetError
 
 #: Configs per problem, if nothing else is asked for.
 TRIALS = 50
@@ -76,24 +76,29 @@ def tune(
 ) -> list[Summary]:
     """Tune ``kernel`` for each problem and record every trial; the dispatcher uses the winners at once.
 
-    :param target: ``auto``, ``cuda:N`` or ``interpreter``
+    :param problems: for a replay, none means all that were recorded
+    :param target: ``auto``, ``cuda:N``, ``interpreter`` or ``replay:FILE``
     :param trials: configs wanted per problem, those already in the database included
     :param budget_s: seconds for the whole call; stops early, loses nothing
     :param db: file to record in, default ``AUTOTUNE_DB`` or ``./tuning.db``
     :param again: measure anew what is already known
     :raises UsageError: on an unknown kernel, problem or target, or a budget that is not positive.
     """
-    loaded = registry.load(kernel)
+    # What a file has recorded is the file's to tell; else all is known before a worker starts.
+    replay = open_target(target) if replays(target) else None
+    loaded = registry.load(kernel) if replay is None else replay.load(kernel)
+    if replay is not None and not problems:
+        problems = loaded.kernel.problems
     jobs = [Job(kernel, loaded.kernel.parse(str(problem))) for problem in problems]
     if not jobs:
         raise UsageError(f"no problem given for {kernel}; for example {loaded.kernel.problems[0]}")
-    with open_target(target, seed) as opened, Store(locate.for_writing(db)) as store:
+    with replay or open_target(target, seed) as opened, Store(locate.for_writing(db)) as store:
         return sweep(jobs, opened, store, trials=trials, budget_s=budget_s, seed=seed, again=again)
 
 
 def sweep(
     jobs: Sequence[Job],
-    target: ProcessTarget,
+    target: Target,
     store: Store,
     *,
     trials: int = TRIALS,
@@ -121,7 +126,7 @@ def sweep(
             if end is not None and now >= end:
                 break
             deadline = None if end is None else now + (end - now) / (len(jobs) - number)
-            space = registry.load(job.kernel).space
+            space = target.load(job.kernel, job.problem).space
             summary = Summary(job.kernel, job.problem, target.name, space.default(job.problem, target.device))
             summaries.append(summary)
             try:
@@ -138,17 +143,24 @@ def sweep(
 
 
 def _tuned(
-    summary: Summary, target: ProcessTarget, store: Store, *, trials: int, seed: int, again: bool
+    summary: Summary, target: Target, store: Store, *, trials: int, seed: int, again: bool
 ) -> Iterator[Step]:
     """Search for one problem's best config; each step is recorded before it is given out."""
-    loaded, problem, where = registry.load(summary.kernel), summary.problem, target.device
+    problem, where = summary.problem, target.device
+    loaded = target.load(summary.kernel, problem)
     known = store.outcomes(loaded.name, loaded.source, problem, where.key, target.protocol)
     summary.outcomes = {} if again else known
+    measured: dict[Config, Measured] = {}
+
+    def evaluate(config: Config) -> Outcome:
+        measured[config] = target.evaluate(loaded.entry, problem, config)
+        return measured[config].outcome
+
     steps = search(
         loaded.space,
         problem,
         where,
-        partial(target.evaluate, loaded.entry, problem),
+        evaluate,
         trials=trials,
         seed=seed,
         known=summary.outcomes,
@@ -158,11 +170,12 @@ def _tuned(
     for step in steps:
         summary.outcomes[step.config] = step.outcome
         summary.measured += 1
-        store.record(_trial(loaded, problem, target, step, seed))
+        # Recorded truth is copied, not measured again: its own source, versions and date.
+        store.record(measured[step.config].recorded or _trial(loaded, problem, target, step, seed))
         yield step
 
 
-def _trial(loaded: Loaded, problem: Problem, target: ProcessTarget, step: Step, seed: int) -> Trial:
+def _trial(loaded: Loaded, problem: Problem, target: Target, step: Step, seed: int) -> Trial:
     return Trial(
         kernel=loaded.name,
         source=loaded.source,

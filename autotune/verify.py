@@ -1,4 +1,4 @@
-"""Is a candidate's result right? The two-reference rule, on outputs poisoned with NaN.
+"""Is a candidate's result right? The two-reference rule, on guarded memory that is NaN before it is written.
 
 Three results of the same inputs: ours, torch's in the same dtype, and the reference in float64. Ours may be
 off by a small multiple of what torch is off, plus the rounding of the output (:class:`~autotune.kernel.Tolerance`).
@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from autotune.data import Config
+from autotune.guard import Arena, breach, fresh_memory
 from autotune.kernel import Kernel, Tolerance
-
-aten = torch.ops.aten
 
 #: Of the slack for the largest error, what the mean error gets: one element may be unlucky in its rounding,
 #: all of them may not.
@@ -26,31 +25,6 @@ RMS_SLACK = 0.1
 
 #: Elements compared at a time.
 PIECE = 2**24
-
-
-class _Poison(TorchDispatchMode):
-    """Fills what torch.empty and its relatives return: memory that a kernel forgot to write shows."""
-
-    _EMPTY = (
-        *(aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted),
-        *(aten.new_empty, aten.new_empty_strided),
-    )
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in self._EMPTY:
-            if result.is_floating_point() or result.is_complex():
-                result.fill_(float("nan"))
-            elif result.dtype != torch.bool:
-                result.fill_(torch.iinfo(result.dtype).max // 2)
-        return result
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Within, fresh uninitialised memory is NaN."""
-    with _Poison():  # type: ignore[no-untyped-call]
-        yield
 
 
 def widened(args: Any) -> Any:
@@ -74,52 +48,84 @@ def _full_accumulation() -> Iterator[None]:
             setattr(torch.backends.cuda.matmul, name, value)
 
 
-class Oracle:
-    """The truth about one set of arguments, computed once and used for many candidates."""
+@dataclass(frozen=True)
+class Truth:
+    """One set of arguments and its two references, computed once for all candidates."""
 
-    def __init__(self, kernel: Kernel, args: tuple[Any, ...]) -> None:
-        self.kernel = kernel
-        self.args = args
-        self.exact: torch.Tensor = kernel.reference(*widened(args))
+    args: tuple[Any, ...]
+    #: The reference in float64.
+    exact: torch.Tensor
+    #: torch's result in the arguments' own dtype.
+    peer: torch.Tensor
+
+    @classmethod
+    def of(cls, kernel: Kernel, args: tuple[Any, ...]) -> Truth:
+        exact = kernel.reference(*widened(args))
         with _full_accumulation():
-            self.peer: torch.Tensor = kernel.reference(*args)
-        self.tolerance = kernel.tolerances[str(self.peer.dtype).removeprefix("torch.")]
-        self._untouched = [leaf.clone() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            return cls(args, exact, kernel.reference(*args))
 
-    def fault(self, config: Config) -> str | None:
-        """Run the kernel twice; None if both results are right and equal, else what is wrong.
 
-        Exceptions of the kernel pass through.
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a candidate."""
+
+    text: str
+    #: It wrote to memory that is not its own: what this process computes from here on may be wrong.
+    corrupting: bool = False
+
+
+class Oracle:
+    """Judges candidates on one or more sets of arguments, which they only ever see as copies."""
+
+    def __init__(self, kernel: Kernel, args: tuple[Any, ...], *others: tuple[Any, ...]) -> None:
+        """:param others: more arguments of the same problem, with other data."""
+        self.kernel = kernel
+        self._truths = [Truth.of(kernel, each) for each in (args, *others)]
+        self._arena = Arena(args, *others)
+        self.exact = self._truths[0].exact
+        self.tolerance = kernel.tolerances[str(self._truths[0].peer.dtype).removeprefix("torch.")]
+
+    def inputs(self) -> tuple[Any, ...]:
+        """A copy of the first set, to time a candidate on. The next candidate gets a new copy in its place."""
+        return self._arena.load(self._truths[0].args)
+
+    def fault(self, config: Config) -> Fault | None:
+        """Run the kernel on each set, then on the first again; None if all is right, else what is wrong.
+
+        All runs find their arguments at the same addresses, so a result remembered by address is a wrong one.
+        Both results of the first set must be equal to the last bit. Exceptions of the kernel pass through.
         """
         results = []
-        for _ in range(2):
-            with poisoned():
-                result = self.kernel.run(config, *self.args)
-            why = self._compare(result) or self._inputs_changed()
+        for truth in (*self._truths, self._truths[0]):
+            args = self._arena.load(truth.args)
+            with fresh_memory() as blocks:
+                result = self.kernel.run(config, *args)
+            outside = breach(blocks) or self._arena.fault()
+            if outside is not None:
+                return Fault(outside, corrupting=True)
+            why = self._compare(result, truth)
             if why is not None:
-                return why
+                return Fault(why)
             results.append(result)
-        if not torch.equal(results[0].nan_to_num(), results[1].nan_to_num()):
-            worst = (results[0].double() - results[1].double()).abs().max().item()
-            return f"two runs on the same inputs differ by up to {worst:.3g}: a race"
+        first, again = results[0], results[-1]
+        if not torch.equal(_bits(first), _bits(again)):
+            worst = (first.double() - again.double()).abs().max().item()
+            return Fault(f"two runs on the same inputs differ by up to {worst:.3g}: a race")
+        if first.numel() and first.data_ptr() == again.data_ptr():
+            return Fault("it returned the same memory twice: its second result overwrites its first")
         return None
 
-    def _inputs_changed(self) -> str | None:
-        leaves = [leaf for leaf in tree_leaves(self.args) if isinstance(leaf, torch.Tensor)]
-        for number, (now, before) in enumerate(zip(leaves, self._untouched, strict=True)):
-            if not torch.equal(now, before):
-                for leaf, original in zip(leaves, self._untouched, strict=True):
-                    leaf.copy_(original)
-                return f"it changed its input tensor number {number}"
-        return None
-
-    def _compare(self, result: torch.Tensor) -> str | None:
-        if result.shape != self.peer.shape or result.dtype != self.peer.dtype:
+    def _compare(self, result: torch.Tensor, truth: Truth) -> str | None:
+        if result.shape != truth.peer.shape or result.dtype != truth.peer.dtype:
             return (
                 f"result is {tuple(result.shape)} {result.dtype}, "
-                f"expected {tuple(self.peer.shape)} {self.peer.dtype}"
+                f"expected {tuple(truth.peer.shape)} {truth.peer.dtype}"
             )
-        return compare(result, self.peer, self.exact, self.tolerance)
+        return compare(result, truth.peer, truth.exact, self.tolerance)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
 
 
 def compare(result: torch.Tensor, peer: torch.Tensor, exact: torch.Tensor, tolerance: Tolerance) -> str | None:

@@ -49,14 +49,20 @@ def must_widen(function: Any, tensor: torch.Tensor) -> bool:
 
 def signature(
     function: Any,
+    programs: int,
     *,
     pointers: Mapping[str, str],
+    misaligned: tuple[str, ...] = (),
     integers: Mapping[str, int],
     floats: tuple[str, ...] = (),
     constexprs: Mapping[str, Value],
     config: Config,
 ) -> Signature:
-    """The specialisation Triton would make for a call: ints of value 1 folded, multiples of 16 marked."""
+    """The specialisation Triton would make for a launch: ints of value 1 folded, multiples of 16 marked.
+
+    :param programs: size of the grid.
+    :param misaligned: pointers that are no multiples of 16 bytes.
+    """
     names = set(function.arg_names)
     constants = {**constexprs, **{name: value for name, value in config.items() if name in names}}
     constants.update({name: 1 for name, value in integers.items() if value == 1})
@@ -64,7 +70,8 @@ def signature(
     types.update({name: "i32" if value < 2**31 else "i64" for name, value in integers.items()})
     types.update(dict.fromkeys(floats, "fp32"))
     types.update(dict.fromkeys(constants, "constexpr"))
-    divisible = (*pointers, *(name for name, value in integers.items() if value % 16 == 0))
+    aligned = (name for name in pointers if name not in misaligned)
+    divisible = (*aligned, *(name for name, value in integers.items() if value % 16 == 0))
     options = {name: value for name, value in config.items() if name not in names}
     return Signature(
         function=function,
@@ -72,4 +79,5 @@ def signature(
         constexprs=constants,
         divisible=divisible,
         options={**options, "enable_fp_fusion": True},
+        programs=programs,
     )

@@ -171,10 +171,9 @@ def run(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if out.numel():
         scale = head_dim**-0.5 if scale is None else scale
-        programs = cdiv(rows, config.integer("BLOCK_M")) * batch * heads
         launch(
             _attention,
-            programs,
+            _programs(batch, heads, rows, config),
             *(q, k, v, out, scale * LOG2_E, heads, kv_heads, rows, columns, head_dim),
             *(*q.stride(), *k.stride(), *v.stride()),
             config=config,
@@ -182,6 +181,10 @@ def run(
             CAUSAL=bool(causal),
         )
     return out
+
+
+def _programs(batch: int, heads: int, rows: int, config: Config) -> int:
+    return cdiv(rows, config.integer("BLOCK_M")) * batch * heads
 
 
 def _tile(head_dim: int) -> dict[str, int | bool]:
@@ -215,27 +218,31 @@ def work(problem: Problem) -> Work:
 
 
 def compile_signature(problem: Problem, config: Config) -> Signature:
-    _, heads, kv_heads, rows, columns, head_dim = (problem.integer(name) for name in _SIZES)
+    batch, heads, kv_heads, rows, columns, head_dim = (problem.integer(name) for name in _SIZES)
+    # A strided head_dim has a gap after every element.
+    step = 2 if problem.get("layout") == "s" else 1
     integers = {"H": heads, "HKV": kv_heads, "SQ": rows, "SK": columns, "D": head_dim}
     for name, count, length, row in (
         ("q", heads, rows, "m"),
         ("k", kv_heads, columns, "n"),
         ("v", kv_heads, columns, "n"),
     ):
-        by_head, by_row = length * head_dim, head_dim
+        by_head, by_row = step * length * head_dim, step * head_dim
         if problem.get("layout", "bhsd") == "bshd":
             by_head, by_row = head_dim, count * head_dim
         integers.update(
             {
-                f"stride_{name}b": count * length * head_dim,
+                f"stride_{name}b": step * count * length * head_dim,
                 f"stride_{name}h": by_head,
                 f"stride_{name}{row}": by_row,
-                f"stride_{name}d": 2 if problem.get("layout") == "s" else 1,
+                f"stride_{name}d": step,
             }
         )
     return signature(
         _attention,
+        _programs(batch, heads, rows, config),
         pointers=dict.fromkeys(("q", "k", "v", "out"), TRITON_NAMES[str(problem["dtype"])]),
+        misaligned=() if problem.get("aligned", True) else ("q", "k", "v"),
         integers=integers,
         floats=("scale_log2",),
         constexprs={**_tile(head_dim), "CAUSAL": bool(problem.get("causal", False))},

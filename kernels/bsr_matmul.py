@@ -134,16 +134,19 @@ def run(config: Config, x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> tor
     out = torch.empty(M, N, dtype=x.dtype, device=x.device)
     if out.numel():
         block_rows, block_columns = weight.block
-        programs = cdiv(M, config.integer("BLOCK_M")) * (N // block_rows)
         launch(
             _bsr_matmul,
-            programs,
+            _programs(M, N, block_rows, config),
             *(rows, weight.crow, weight.columns, values, out, M, N, *rows.stride()),
             config=config,
             BLOCK_ROWS=block_rows,
             BLOCK_COLUMNS=block_columns,
         )
     return out.view(*x.shape[:-1], N)
+
+
+def _programs(M: int, N: int, block_rows: int, config: Config) -> int:
+    return cdiv(M, config.integer("BLOCK_M")) * (N // block_rows)
 
 
 def reference(x: torch.Tensor, w_bsr: torch.Tensor | BsrWeight) -> torch.Tensor:
@@ -165,7 +168,9 @@ def compile_signature(problem: Problem, config: Config) -> Signature:
     dtype = TRITON_NAMES[str(problem["dtype"])]
     return signature(
         _bsr_matmul,
+        _programs(M, N, problem.integer("BLOCK_ROWS"), config),
         pointers={**dict.fromkeys(("x", "values", "out"), dtype), "crow": "i64", "block_columns": "i64"},
+        misaligned=() if problem.get("aligned", True) else ("x",),
         integers={"M": M, "N": N, "stride_xm": stride_xm, "stride_xk": stride_xk},
         constexprs={name: problem.integer(name) for name in ("BLOCK_ROWS", "BLOCK_COLUMNS")},
         config=config,

@@ -151,13 +151,18 @@ def run(config: Config, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     (batch, M, K), N = wide_a.shape, wide_b.shape[2]
     c = torch.empty(batch, M, N, dtype=a.dtype, device=a.device)
     if c.numel():
-        tiles = cdiv(M, config.integer("BLOCK_M")) * cdiv(N, config.integer("BLOCK_N"))
         even = K % config.integer("BLOCK_K") == 0
         strides = (*wide_a.stride(), *wide_b.stride())
-        launch(_gemm, batch * tiles, wide_a, wide_b, c, M, N, K, *strides, config=config, EVEN_K=even)
+        launch(
+            _gemm, _programs(batch, M, N, config), wide_a, wide_b, c, M, N, K, *strides, config=config, EVEN_K=even
+        )
     if a.dim() == b.dim() == 2:
         return c[0]
     return c.view(*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], N)
+
+
+def _programs(batch: int, M: int, N: int, config: Config) -> int:
+    return batch * cdiv(M, config.integer("BLOCK_M")) * cdiv(N, config.integer("BLOCK_N"))
 
 
 def reference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -172,20 +177,29 @@ def work(problem: Problem) -> Work:
 
 
 def compile_signature(problem: Problem, config: Config) -> Signature:
-    M, N, K = (problem.integer(name) for name in "MNK")
+    batch, M, N, K = problem.integer("B", 1), *(problem.integer(name) for name in "MNK")
     layout = str(problem.get("layout", "nn"))
-    stride_am, stride_ak = {"n": (K, 1), "t": (1, M), "s": (2 * K, 2)}[layout[0]]
-    stride_bk, stride_bn = {"n": (N, 1), "t": (1, K), "s": (2 * N, 2)}[layout[1]]
+    stride_ab, stride_am, stride_ak = _strides(batch, M, K, layout[0])
+    stride_bb, stride_bk, stride_bn = _strides(batch, K, N, layout[1])
     return signature(
         _gemm,
+        _programs(batch, M, N, config),
         pointers=dict.fromkeys("abc", TRITON_NAMES[str(problem["dtype"])]),
+        misaligned=() if problem.get("aligned", True) else ("a", "b"),
         integers={
-            **{"M": M, "N": N, "K": K, "stride_ab": M * K, "stride_am": stride_am, "stride_ak": stride_ak},
-            **{"stride_bb": K * N, "stride_bk": stride_bk, "stride_bn": stride_bn},
+            **{"M": M, "N": N, "K": K, "stride_ab": stride_ab, "stride_am": stride_am, "stride_ak": stride_ak},
+            **{"stride_bb": stride_bb, "stride_bk": stride_bk, "stride_bn": stride_bn},
         },
         constexprs={"EVEN_K": K % config.integer("BLOCK_K") == 0},
         config=config,
     )
+
+
+def _strides(batch: int, rows: int, columns: int, layout: str) -> tuple[int, int, int]:
+    """Of the batch, the rows and the columns of what :func:`inputs` makes."""
+    row, column = {"n": (columns, 1), "t": (1, rows), "s": (2 * columns, 2)}[layout]
+    # To torch a batch of one is a new first dimension, whose stride is the next one's size times its stride.
+    return rows * row if batch == 1 else rows * columns * (2 if layout == "s" else 1), row, column
 
 
 KERNEL = Kernel(

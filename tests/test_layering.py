@@ -14,17 +14,18 @@ PACKAGE = Path(__file__).parent.parent / "autotune"
 LAYERS = [
     {"arithmetic", "rung"},
     {"data"},
-    {"space", "kernel", "locate", "source", "candidate"},
+    {"space", "kernel", "locate", "source", "candidate", "protocol"},
     {"kernels", "search_spaces"},
-    {"registry", "device", "worker"},
-    {"search", "store", "verify", "bench", "calls", "compile"},
-    {"measure", "exchange", "winners"},
+    {"registry", "device", "worker", "guard", "binary", "timing", "table"},
+    {"search", "store", "verify", "bench", "stopwatch", "calls", "compile"},
+    {"measure", "exchange", "winners", "compile_pool"},
     {"decide"},
     {"dispatch"},
     {"ops", "targets"},
     {"tuning", "checking"},
     {"workload", "route"},
     {"_recorder", "progress", "tables", "exits"},
+    {"report"},
     {"cli"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -45,7 +46,8 @@ def imports(path):
             yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("autotune."))
 
 
-FOLDERS = [PACKAGE, PACKAGE / "targets", PACKAGE / "kernels", PACKAGE / "search_spaces"]  # rglob follows no links
+# rglob follows no links
+FOLDERS = [PACKAGE, *(PACKAGE / name for name in ("targets", "kernels", "search_spaces", "report", "cli"))]
 FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
 
 
@@ -68,10 +70,12 @@ def third_parties(path):
 @pytest.mark.parametrize(
     ("package", "only"),
     [
-        ("optuna", {"search"}),
+        ("optuna", {"search", "report"}),
         ("sqlite_utils", {"store"}),
         ("click", {"cli", "exits"}),
         ("rich", {"progress", "tables"}),
+        ("matplotlib", {"report"}),
+        ("jinja2", {"report"}),
     ],
 )
 def test_one_module_imports_it(package, only):
@@ -96,7 +100,7 @@ def test_no_module_is_long():
 
 
 def modules_after(code, root):
-    watched = "('torch', 'triton', 'optuna', 'sqlite_utils', 'rich')"
+    watched = "('torch', 'triton', 'optuna', 'sqlite_utils', 'rich', 'matplotlib', 'jinja2')"
     printed = f"{code}; import sys; print([name for name in {watched} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(root)}
     run = subprocess.run(

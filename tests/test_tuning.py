@@ -5,7 +5,9 @@ import torch
 
 import autotune
 from autotune import device, registry, tuning
+from autotune.candidate import Measured
 from autotune.data import Config, Failure, Problem, Reason, Timing, UsageError
+from autotune.rung import Rung
 from autotune.store import Store
 from autotune.tuning import Job, sweep
 
@@ -26,14 +28,17 @@ class FakeTarget:
     calls: list = field(default_factory=list)
     stop_after: int = 10**9
 
+    def load(self, name, problem=None):
+        return registry.load(name)
+
     def evaluate(self, entry, problem, config):
         if len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
         self.calls.append((problem, config))
         if config["BLOCK_K"] == 16:
-            return Failure(Reason.WRONG, "off by 16", self.protocol)
+            return Measured(Failure(Reason.WRONG, "off by 16", self.protocol), Rung.VERIFY)
         ms = 1000.0 / config["BLOCK_M"] / config["BLOCK_N"]
-        return Timing(ms, ms, ms, 3, self.protocol)
+        return Measured(Timing(ms, ms, ms, 3, self.protocol), Rung.TIMING)
 
 
 def swept(db_path, target, *problems, **options):

@@ -1,8 +1,10 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
 from autotune.kernel import Tolerance
-from autotune.verify import compare, poisoned
+from autotune.verify import Fault, Oracle, compare
 
 TIGHT = Tolerance(ratio=2, ulps=1)
 
@@ -49,9 +51,58 @@ def test_the_same_overflow_as_torchs_passes():
     assert "not finite" in compare(finite, exact.half(), exact, TIGHT)
 
 
-def test_fresh_memory_is_poisoned_only_within():
-    with poisoned():
-        assert torch.empty(3).isnan().all()
-        assert torch.empty_like(torch.ones(2, 2).half()).isnan().all()
-        assert (torch.empty(3, dtype=torch.int32) != 0).all()
-    assert torch.zeros(3).sum() == 0
+class Doubling:
+    """A kernel of one tensor that doubles it, by ``run``."""
+
+    tolerances: ClassVar = {"float32": TIGHT}
+
+    def __init__(self, run):
+        self.run = lambda config, x: run(x)
+
+    def reference(self, x):
+        return x * 2
+
+
+def fault(run, *sets):
+    return Oracle(Doubling(run), *((torch.tensor(data),) for data in sets)).fault(None)
+
+
+def test_each_set_is_run_once_and_the_first_again():
+    seen = []
+
+    def run(x):
+        seen.append(x.tolist())
+        return x * 2
+
+    assert fault(run, [1.0, 2.0], [3.0, 4.0]) is None
+    assert seen == [[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]
+    seen.clear()
+    assert fault(run, [1.0, 2.0]) is None
+    assert seen == [[1.0, 2.0]] * 2
+
+
+def test_each_set_is_held_to_its_own_reference():
+    assert "error" in fault(lambda x: x + 1, [1.0, 1.0], [1.0, 2.0]).text
+    assert fault(lambda x: x + 1, [1.0, 1.0]) is None
+
+
+def test_equal_to_the_last_bit_means_the_sign_of_zero_too():
+    signs = iter([1.0, 1.0, -1.0])
+    assert "a race" in fault(lambda x: x * 2 * next(signs), [0.0], [0.0]).text
+    assert fault(lambda x: x * 2, [float("nan")], [1.0]) is None
+
+
+def test_writing_to_memory_of_others_is_told_apart():
+    def in_place(x):
+        return x.mul_(2).clone()
+
+    assert fault(in_place, [1.0]) == Fault("it changed its input tensor number 0", corrupting=True)
+    assert not fault(lambda x: x, [1.0]).corrupting
+
+
+def test_what_a_candidate_did_after_its_verdict_harms_no_other():
+    oracle = Oracle(Doubling(lambda x: x * 2), (torch.ones(2),))
+    assert oracle.fault(None) is None
+    oracle.inputs()[0].zero_()
+    assert oracle.fault(None) is None
+    assert oracle.inputs()[0].tolist() == [1.0, 1.0]

@@ -1,10 +1,12 @@
 import os
+import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from autotune.worker import Worker, WorkerDied, WorkerError, WorkerTimeout
+from autotune.worker import Worker, WorkerDied, WorkerError, WorkerTimeout, note, retire
 
 
 @pytest.fixture
@@ -33,12 +35,14 @@ def test_an_exception_comes_back_with_its_traceback_and_the_process_lives(worker
 @pytest.mark.parametrize(
     ("function", "args", "cause"),
     [
-        (os._exit, (3,), "exited with status 3"),
-        (os.abort, (), "killed by SIGABRT"),
-        (signal.raise_signal, (signal.SIGSEGV,), "killed by SIGSEGV"),
+        (os._exit, (3,), "the process exited with status 3"),
+        (os.abort, (), "the process was killed by SIGABRT"),
+        (signal.raise_signal, (signal.SIGSEGV,), "the process was killed by SIGSEGV"),
+        (exec, ("import os, time; os.closerange(3, 99); time.sleep(60)",), "the process hung up and ran on"),
     ],
 )
-def test_death_is_told_and_the_next_call_has_a_new_process(worker, function, args, cause):
+def test_death_is_told_and_the_next_call_has_a_new_process(worker, monkeypatch, function, args, cause):
+    monkeypatch.setattr("autotune.worker.GRACE_SECONDS", 1.0)
     before = worker.call(os.getpid, timeout_s=30)
     with pytest.raises(WorkerDied, match=cause):
         worker.call(function, *args, timeout_s=30)
@@ -53,6 +57,59 @@ def test_a_call_that_never_ends_is_killed(worker):
     assert time.monotonic() - started < 10
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
+
+
+@pytest.mark.parametrize(("sent", "out_of_memory"), [(signal.SIGKILL, True), (signal.SIGTERM, False)])
+def test_what_the_kernel_sends_where_memory_runs_out_is_told_apart(worker, sent, out_of_memory):
+    with pytest.raises(WorkerDied) as caught:
+        worker.call(signal.raise_signal, sent, timeout_s=30)
+    assert caught.value.out_of_memory is out_of_memory
+
+
+def test_notes_come_before_the_answer_and_survive_a_death(worker):
+    notes = []
+    text = "from autotune.worker import note; note('one'); note('two')"
+    assert worker.call(exec, text, timeout_s=30, on_note=notes.append) is None
+    with pytest.raises(WorkerDied):
+        worker.call(exec, text + "; import os; os._exit(1)", timeout_s=30, on_note=notes.append)
+    assert notes == ["one", "two"] * 2
+
+
+def test_one_that_retires_answers_and_the_next_call_has_a_new_process(worker):
+    before = worker.call(os.getpid, timeout_s=30)
+    worker.call(exec, "from autotune.worker import retire; retire()", timeout_s=30)
+    assert not worker.running
+    assert worker.call(os.getpid, timeout_s=30) != before
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        worker.call(exec, "from autotune.worker import retire; retire(); 1 / 0", timeout_s=30)
+    assert not worker.running
+
+
+def test_outside_a_worker_notes_and_retiring_do_nothing():
+    note("on its way")
+    retire()
+
+
+def test_memory_has_a_bound_where_asked_for(worker):
+    with Worker(memory_bytes=2**28) as bounded:
+        assert bounded.call(resource.getrlimit, resource.RLIMIT_DATA, timeout_s=30) == (2**28, 2**28)
+        with pytest.raises(WorkerError, match="MemoryError"):
+            bounded.call(bytearray, 2**29, timeout_s=30)
+        assert bounded.call(len, bytes(2**20), timeout_s=30) == 2**20
+    unbounded = resource.getrlimit(resource.RLIMIT_DATA)
+    assert worker.call(resource.getrlimit, resource.RLIMIT_DATA, timeout_s=30) == unbounded
+
+
+def test_the_process_is_the_first_to_go_where_memory_runs_out(worker):
+    text = worker.call(Path.read_text, Path("/proc/self/oom_score_adj"), timeout_s=30)
+    assert text.strip() == "1000"
+    assert worker.call(resource.getrlimit, resource.RLIMIT_CORE, timeout_s=30) == (0, 0)
+
+
+def test_one_that_does_not_start_is_dead(monkeypatch):
+    monkeypatch.setattr("autotune.worker.sys.executable", "/absent/python")
+    with Worker() as worker, pytest.raises(WorkerDied, match=r"did not start.*absent"):
+        worker.call(os.getpid, timeout_s=30)
 
 
 def test_the_process_ends_with_its_owner():

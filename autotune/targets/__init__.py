@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from autotune.data import UsageError
+from autotune.data import Device, UsageError
 
 if TYPE_CHECKING:
     from autotune.targets.process import ProcessTarget
+    from autotune.targets.replay import Replay
 
-SPELLINGS = "auto, cuda:N or interpreter"
+SPELLINGS = "auto, cuda:N, interpreter or replay:FILE"
+
+#: What a sweep takes: where kernels run, or where it is known already how they ran.
+Target: TypeAlias = "ProcessTarget | Replay"
+
+_REPLAY = "replay:"
 
 
 def resolve(name: str) -> str:
@@ -24,17 +30,38 @@ def resolve(name: str) -> str:
         return "cuda:0" if torch.cuda.is_available() else "interpreter"
     if name == "cuda":
         return "cuda:0"
-    if name != "interpreter" and not re.fullmatch(r"cuda:[0-9]{1,3}", name):
+    if name == _REPLAY:
+        raise UsageError("target replay: names no file; write replay:tuning.db")
+    if name != "interpreter" and not replays(name) and not re.fullmatch(r"cuda:[0-9]{1,3}", name):
         raise UsageError(f"unknown target {name!r}; use {SPELLINGS}")
     return name
 
 
-def open_target(name: str, seed: int = 0) -> ProcessTarget:
+def replays(name: str) -> bool:
+    """Whether the target called ``name`` answers from a file, so that the file says what can be asked."""
+    return name.startswith(_REPLAY)
+
+
+def open_target(name: str, seed: int = 0) -> Target:
     """Start the target called ``name``; use it as a context manager.
 
     :raises UsageError: if it is unknown or not present.
     """
+    if replays(resolve(name)):
+        from autotune.targets.replay import Replay
+
+        return Replay(name.removeprefix(_REPLAY))
+    return open_process(name, seed)
+
+
+def open_process(name: str, seed: int = 0) -> ProcessTarget:
+    """Like :func:`open_target`, for work that runs kernels.
+
+    :raises UsageError: if it is unknown, not present, or a replay.
+    """
     name = resolve(name)
+    if replays(name):
+        raise UsageError(f"nothing runs on {name}; use --target auto, cuda:N or interpreter")
     # Late, since torch and Triton come with them, and a misspelt name needs neither.
     if name == "interpreter":
         from autotune.targets.interpreter import Interpreter
@@ -43,3 +70,16 @@ def open_target(name: str, seed: int = 0) -> ProcessTarget:
     from autotune.targets.gpu import Gpu
 
     return Gpu(int(name.partition(":")[2]), seed=seed)
+
+
+def device_of(name: str) -> Device:
+    """The device of the target called ``name``, without starting it.
+
+    :raises UsageError: if it is unknown or not present.
+    """
+    name = resolve(name)
+    if replays(name):
+        return open_target(name).device
+    from autotune import device
+
+    return device.INTERPRETER if name == "interpreter" else device.present(int(name.partition(":")[2]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy
 import triton
 
@@ -11,6 +13,8 @@ from autotune.targets.process import ProcessTarget
 
 #: A candidate of the allowed ones takes a few seconds at most (search_spaces/_rules.py).
 TIMEOUT_SECONDS = 60.0
+#: Of the machine's memory: a candidate that allocates for ever fails before it pushes out anybody else.
+MEMORY_SHARE = 0.5
 
 
 class Interpreter(ProcessTarget):
@@ -29,6 +33,7 @@ class Interpreter(ProcessTarget):
             environment={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
             timeout_s=TIMEOUT_SECONDS if timeout_s is None else timeout_s,
             seed=seed,
+            memory_bytes=int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         )
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from autotune import measure
-from autotune.data import AutotuneError, Config, Failure, Outcome, Problem, Reason
-from autotune.registry import Entry
+from autotune import measure, registry
+from autotune.candidate import Measured
+from autotune.data import AutotuneError, Config, Device, Failure, Outcome, Problem, Reason
+from autotune.registry import Entry, Loaded
+from autotune.rung import Rung
 from autotune.worker import Worker, WorkerDied, WorkerError, WorkerTimeout
 
 #: Enough for a worker to import torch and Triton on a cold disk.
 START_SECONDS = 180.0
+#: Candidates in a row that may kill the worker before their problem is given up.
+MOST_DEATHS = 5
+
+T = TypeVar("T")
 
 
 class TargetError(AutotuneError):
-    """The target can't start, or can't prepare a problem; no fault of any candidate."""
+    """The target can't start, or can't go on with a problem."""
 
 
 class ProcessTarget:
-    """Measures in a worker process; what the candidate does to that process is a row, not our end."""
+    """Measures in a worker process; what the candidate does to that process is a row, not our end.
+
+    All methods raise TargetError if the worker does not start, a problem's inputs or references can't be had, or
+    the last five candidates on a problem killed the worker.
+    """
 
     def __init__(
         self,
@@ -29,56 +40,100 @@ class ProcessTarget:
         environment: Mapping[str, str | None],
         timeout_s: float,
         seed: int = 0,
+        memory_bytes: int | None = None,
     ) -> None:
+        """:param memory_bytes: the worker's limit of private memory; None for CUDA, which reserves far more."""
         self.name = name
         self.protocol = protocol
         self.timeout_s = timeout_s
         self._where = where
         self._seed = seed
-        self._worker = Worker(environment)
-        try:
-            self.device, self.triton, self.torch = self._worker.call(
-                measure.versions, where, timeout_s=START_SECONDS
-            )
-        except (WorkerDied, WorkerTimeout, WorkerError) as error:
-            self._worker.close()
-            raise TargetError(f"target {name} does not start: {_last_line(error)}") from error
+        self._worker = Worker(environment, memory_bytes)
+        self._asked: tuple[Entry, Problem] | None = None
+        #: What each of the last candidates on that problem did to the worker.
+        self._deaths: list[str] = []
+        self.device, self.triton, self.torch = self._start()
 
-    def evaluate(self, entry: Entry, problem: Problem, config: Config) -> Outcome:
-        outcome = self._guarded(measure.evaluate, entry, problem, config)
-        assert outcome is not None
-        return outcome
+    def load(self, name: str, problem: Problem | None = None) -> Loaded:
+        """The kernel called ``name``, whatever the problem.
 
-    def verify(self, entry: Entry, problem: Problem, config: Config) -> Outcome | None:
-        return self._guarded(measure.verify, entry, problem, config)
+        :raises UsageError: if no kernel has this name.
+        """
+        return registry.load(name)
+
+    def evaluate(self, entry: Entry, problem: Problem, config: Config, best_ms: float | None = None) -> Measured:
+        """:param best_ms: score of the problem's best config so far; a much slower one may be timed briefly"""
+        self._prepare(entry, problem)
+        # When each rung began, as told by the worker: what is known where it does not answer.
+        begun = {Rung.VERIFY: time.perf_counter()}
+
+        def on_note(text: str) -> None:
+            begun[Rung(text)] = time.perf_counter()
+
+        arguments = entry, problem, config, self._seed, self._where, best_ms
+        measured = self._survived(measure.evaluate, *arguments, on_note=on_note)
+        if not isinstance(measured, Failure):
+            return measured
+        ends = [*list(begun.values())[1:], time.perf_counter()]
+        seconds = {rung.value: end - start for (rung, start), end in zip(begun.items(), ends, strict=True)}
+        return Measured(measured, list(begun)[-1], seconds)
+
+    def verify(self, entry: Entry, problem: Problem, config: Config) -> Failure | None:
+        self._prepare(entry, problem)
+        return self._survived(measure.verify, entry, problem, config, self._seed, self._where)
 
     def time_reference(self, entry: Entry, problem: Problem) -> Outcome:
-        outcome = self._guarded(measure.time_reference, entry, problem)
-        assert outcome is not None
-        return outcome
+        self._prepare(entry, problem)
+        return self._survived(measure.time_reference, entry, problem, self._seed, self._where)
 
-    def _guarded(
-        self, function: Callable[..., Outcome | None], entry: Entry, problem: Problem, *args: Any
-    ) -> Outcome | None:
-        # Inputs and references first and on their own clock: their trouble is no fault of the candidate.
+    def _start(self) -> tuple[Device, str, str]:
+        try:
+            return self._worker.call(measure.versions, self._where, timeout_s=START_SECONDS)
+        except (WorkerDied, WorkerTimeout, WorkerError) as error:
+            self._worker.close()
+            raise TargetError(f"target {self.name} does not start: {_last_line(error)}") from error
+
+    def _prepare(self, entry: Entry, problem: Problem) -> None:
+        """Inputs and references first and on their own clock: their trouble is no fault of the candidate."""
+        if self._asked != (entry, problem):
+            self._asked, self._deaths = (entry, problem), []
+        if len(self._deaths) >= MOST_DEATHS:
+            raise TargetError(
+                f"{entry.name} {problem}: the last {len(self._deaths)} candidates each killed the worker: "
+                f"{self._deaths[-1]}; stopped with what it has"
+            )
+        used = self._worker.running
+        if not used:
+            self._start()
         try:
             self._worker.call(_ready, entry, problem, self._seed, self._where, timeout_s=START_SECONDS)
         except (WorkerDied, WorkerTimeout, WorkerError) as error:
+            if used:
+                # A candidate before may have left a thread that ended the process since.
+                self._worker.close()
+                return self._prepare(entry, problem)
             raise TargetError(
                 f"{entry.name} {problem}: no inputs or reference on {self.name}: {_last_line(error)}"
             ) from error
+
+    def _survived(
+        self, function: Callable[..., T], *args: Any, on_note: Callable[[str], None] = lambda text: None
+    ) -> T | Failure:
+        """What the worker answers, or how it came that it does not."""
         try:
-            outcome = self._worker.call(
-                function, entry, problem, *args, self._seed, self._where, timeout_s=self.timeout_s
-            )
+            answer = self._worker.call(function, *args, timeout_s=self.timeout_s, on_note=on_note)
         except WorkerTimeout:
-            return Failure(Reason.TIMEOUT, f"not done in {self.timeout_s:.0f} s", self.protocol)
+            return self._death(Reason.TIMEOUT, f"not done in {self.timeout_s:.0f} s")
         except WorkerDied as error:
-            return Failure(Reason.RUNTIME, f"the process was {error}", self.protocol)
-        if isinstance(outcome, Failure) and outcome.reason is Reason.RUNTIME and self._where != "cpu":
-            # An illegal access poisons the CUDA context for good: the next candidate gets a new process.
-            self._worker.close()
-        return outcome
+            if error.out_of_memory:
+                return self._death(Reason.RESOURCES, f"{error}, as where memory runs out")
+            return self._death(Reason.RUNTIME, str(error))
+        self._deaths.clear()
+        return answer
+
+    def _death(self, reason: Reason, detail: str) -> Failure:
+        self._deaths.append(detail)
+        return Failure(reason, detail, self.protocol)
 
     def close(self) -> None:
         self._worker.close()

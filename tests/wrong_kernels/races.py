@@ -14,7 +14,7 @@ calls = itertools.count()
 
 def run(a, b):
     result = launch(right, a, b)
-    if next(calls) % 2:
+    if next(calls) % 3 == 0:
         result[0, 0] = torch.nextafter(result[0, 0], result[0, 0] + 1)
     return result
 
