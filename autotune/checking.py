@@ -9,8 +9,9 @@ from pathlib import Path
 
 from autotune.data import Choice, Config, Failure, Outcome, Problem
 from autotune.dispatch import Dispatcher
+from autotune.protocol import Objective
 from autotune.registry import Loaded
-from autotune.targets.process import ProcessTarget, TargetError
+from autotune.targets.target import Machine, TargetError
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Verdict:
     failures: dict[Config, Failure] = field(default_factory=dict)
 
 
-def check(kernels: Sequence[Loaded], target: ProcessTarget, *, samples: int, seed: int = 0) -> list[Verdict]:
+def check(kernels: Sequence[Loaded], target: Machine, *, samples: int, seed: int = 0) -> list[Verdict]:
     """Verify the default and ``samples`` other allowed configs on each of the kernels' own problems."""
     drawn = random.Random(seed)
     verdicts = []
@@ -60,10 +61,14 @@ class Comparison:
 
 
 def compare(
-    kernels: Sequence[Loaded], problems: Sequence[Problem], target: ProcessTarget, db: str | Path | None
+    kernels: Sequence[Loaded],
+    problems: Sequence[Problem],
+    target: Machine,
+    db: str | Path | None,
+    objective: Objective,
 ) -> list[Comparison]:
     """What dispatch would serve, the default, and torch; on ``problems``, else on each kernel's own."""
-    dispatcher = Dispatcher(None if db is None else Path(db))
+    dispatcher = Dispatcher(None if db is None else Path(db), objective)
     rows = []
     for loaded in kernels:
         for problem in problems or [loaded.kernel.parse(text) for text in loaded.kernel.problems]:

@@ -14,12 +14,13 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from autotune import locate, registry
 from autotune.data import Choice, Config, Device, Problem, UsageError
 from autotune.decide import decide, refusal
 from autotune.kernel import Kernel
+from autotune.protocol import Objective
 from autotune.registry import Loaded
 from autotune.winners import Rows, Winner, read_rows, winners_of
 
@@ -32,6 +33,8 @@ class Dispatcher:
     """Choices of one process for one database. Thread-safe: a memo entry is written once, whole."""
 
     path: Path | None = None
+    #: Which winners are served: those of training (throughput) or of answering (latency).
+    objective: Objective = "throughput"
     #: Kernel name -> its key function, and what was decided for each key.
     known: dict[str, tuple[Kernel, dict[Hashable, Choice]]] = field(default_factory=dict)
     _rows: Rows | None = None
@@ -117,7 +120,7 @@ class Dispatcher:
                         )
             key = (loaded.name, where.key)
             if key not in self._winners:
-                self._winners[key] = winners_of(loaded, where, self._rows)
+                self._winners[key] = winners_of(loaded, where, self._rows, self.objective)
             return self._winners[key]
 
 
@@ -128,16 +131,22 @@ def _torch(why: str) -> Choice:
 _dispatcher = Dispatcher()
 
 
-def use(path: str | Path | None) -> None:
-    """Read winners from this database from now on; None: from the usual places again."""
+def use(path: str | Path | None, objective: Objective = "throughput") -> None:
+    """Read winners from this database from now on; None: from the usual places again.
+
+    :param objective: ``latency`` serves what was tuned with that objective, where something was
+    :raises UsageError: if there is no such objective.
+    """
     global _dispatcher
+    if objective not in get_args(Objective):
+        raise UsageError(f"objective is {objective!r}; use one of {', '.join(get_args(Objective))}")
     # Absolute: a program may change its directory before its first call.
-    _dispatcher = Dispatcher(None if path is None else Path(path).absolute())
+    _dispatcher = Dispatcher(None if path is None else Path(path).absolute(), objective)
 
 
 def forget() -> None:
     """Read the database again at the next call: it has changed."""
-    use(_dispatcher.path)
+    use(_dispatcher.path, _dispatcher.objective)
 
 
 def choose(kernel: str, /, *args: Any, **kwargs: Any) -> Config:

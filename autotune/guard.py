@@ -179,6 +179,19 @@ def storages(args: Any) -> dict[int, torch.UntypedStorage]:
     return dict(found.values())
 
 
+def copied(args: Any) -> Any:
+    """The arguments with each dense tensor on a copy of its storage: same strides, same place in it."""
+
+    def copy(leaf: Any) -> Any:
+        if not _is_dense(leaf):
+            return leaf
+        storage = leaf.untyped_storage().clone()
+        fresh = torch.empty(0, dtype=leaf.dtype, device=leaf.device)
+        return fresh.set_(storage, leaf.storage_offset(), leaf.size(), leaf.stride())
+
+    return tree_map(copy, args)
+
+
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 

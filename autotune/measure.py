@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -13,14 +14,41 @@ import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from autotune import bench, device, worker
+from autotune import device, worker
 from autotune.candidate import Measured
 from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
+from autotune.guard import copied, storages
+from autotune.protocol import Protocol
 from autotune.registry import Entry
 from autotune.rung import Rung
+from autotune.stopwatch import clones, stopwatch_for
+from autotune.timing import FINAL_SECONDS, Stopwatch, time_in_turns, time_one
 from autotune.verify import Oracle
 
 T = TypeVar("T")
+
+
+#: Of timing one candidate.
+TIMING_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a worker measures: on which torch device (``cpu``, ``cuda:0``), by which protocol, on which data."""
+
+    where: str
+    protocol: Protocol
+    seed: int = 0
+
+    def stopwatch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Stopwatch:
+        """On ``function(*args)``, and on as many clones of the arguments as the protocol needs."""
+        if self.protocol.clock == "wall":
+            return stopwatch_for(self.protocol, [partial(function, *args)], device.INTERPRETER)
+        seen, _, _ = versions(self.where)
+        held = sum(storage.nbytes() for storage in storages(args).values())
+        count = clones(held, seen) if self.protocol.clock == "cudagraph" else 1
+        sets = [args, *(copied(args) for _ in range(count - 1))]
+        return stopwatch_for(self.protocol, [partial(function, *each) for each in sets], seen)
 
 
 @lru_cache(maxsize=1)
@@ -36,50 +64,76 @@ def prepare(entry: Entry, problem: Problem, seed: int, where: str) -> Oracle:
 
 
 def evaluate(
-    entry: Entry, problem: Problem, config: Config, seed: int, where: str, best_ms: float | None = None
+    entry: Entry, problem: Problem, config: Config, setting: Setting, best_ms: float | None = None
 ) -> Measured:
     """Verify, then time. What can go wrong with a candidate comes back as a Failure, anything else raises.
 
-    :param best_ms: score of the problem's best config so far
+    :param best_ms: score of the problem's best config so far: one far above it is timed briefly
     """
-    with _current(where):
-        oracle = prepare(entry, problem, seed, where)
-        timer, protocol = _timer(where)
+    with _current(setting.where):
+        oracle = prepare(entry, problem, setting.seed, setting.where)
         begun = time.perf_counter()
-        failure = _caught(partial(_verdict, oracle, config, protocol), protocol)
+        failure = _caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
         seconds = {Rung.VERIFY.value: time.perf_counter() - begun}
         if failure is not None:
             return Measured(failure, Rung.VERIFY, seconds)
         worker.note(Rung.TIMING.value)
         begun = time.perf_counter()
-        outcome = _caught(lambda: timer(partial(oracle.kernel.run, config, *oracle.inputs())), protocol)
-        seconds[Rung.TIMING.value] = time.perf_counter() - begun
-        return Measured(outcome, Rung.TIMING, seconds)
+
+        def time_it() -> tuple[Timing, Rung]:
+            stopwatch = setting.stopwatch(partial(oracle.kernel.run, config), oracle.inputs())
+            return time_one(stopwatch, setting.protocol, best_ms, TIMING_SECONDS)
+
+        timed = _caught(time_it, setting.protocol)
+        outcome, rung = timed if isinstance(timed, tuple) else (timed, Rung.TIMING)
+        seconds[rung.value] = time.perf_counter() - begun
+        return Measured(outcome, rung, seconds)
 
 
-def verify(entry: Entry, problem: Problem, config: Config, seed: int, where: str) -> Failure | None:
+def evaluate_in_turns(
+    entry: Entry, problem: Problem, configs: Sequence[Config], setting: Setting
+) -> dict[Config, Timing] | Failure:
+    """Time configs that were verified and timed before against each other; a Failure if one does not run."""
+    with _current(setting.where):
+        oracle = prepare(entry, problem, setting.seed, setting.where)
+
+        def time_them() -> dict[Config, Timing]:
+            # All on the same inputs: a kernel leaves them as they are.
+            args = oracle.inputs()
+            stopwatches = {
+                config: setting.stopwatch(partial(oracle.kernel.run, config), args) for config in configs
+            }
+            return time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
+
+        return _caught(time_them, setting.protocol)
+
+
+def verify(entry: Entry, problem: Problem, config: Config, setting: Setting) -> Failure | None:
     """The verdict alone, without a time."""
-    with _current(where):
-        oracle = prepare(entry, problem, seed, where)
-        protocol = _timer(where)[1]
-        return _caught(partial(_verdict, oracle, config, protocol), protocol)
+    with _current(setting.where):
+        oracle = prepare(entry, problem, setting.seed, setting.where)
+        return _caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
 
 
-def time_reference(entry: Entry, problem: Problem, seed: int, where: str) -> Outcome:
+def time_reference(entry: Entry, problem: Problem, setting: Setting) -> Outcome:
     """The time of the kernel's reference in torch, by the same protocol."""
-    with _current(where):
-        oracle = prepare(entry, problem, seed, where)
-        timer, protocol = _timer(where)
-        return _caught(lambda: timer(partial(oracle.kernel.reference, *oracle.inputs())), protocol)
+    with _current(setting.where):
+        oracle = prepare(entry, problem, setting.seed, setting.where)
+
+        def time_it() -> Timing:
+            stopwatch = setting.stopwatch(oracle.kernel.reference, oracle.inputs())
+            return time_one(stopwatch, setting.protocol, None, TIMING_SECONDS)[0]
+
+        return _caught(time_it, setting.protocol)
 
 
-def _verdict(oracle: Oracle, config: Config, protocol: str) -> Failure | None:
+def _verdict(oracle: Oracle, config: Config, protocol: Protocol) -> Failure | None:
     fault = oracle.fault(config)
     if fault is None:
         return None
     if fault.corrupting:
         worker.retire()
-    return Failure(Reason.WRONG, fault.text, protocol)
+    return Failure(Reason.WRONG, fault.text, str(protocol))
 
 
 def versions(where: str) -> tuple[Device, str, str]:
@@ -92,14 +146,7 @@ def _current(where: str) -> torch.cuda.device:
     return torch.cuda.device(where if where != "cpu" else -1)  # -1: no device, does nothing
 
 
-def _timer(where: str) -> tuple[Callable[[Callable[[], Any]], Timing], str]:
-    if where == "cpu":
-        return bench.wall, bench.WALL_PROTOCOL
-    seen, _, _ = versions(where)
-    return partial(bench.graph, device=seen), bench.GRAPH_PROTOCOL
-
-
-def _caught(attempt: Callable[[], T], protocol: str) -> T | Failure:
+def _caught(attempt: Callable[[], T], protocol: Protocol) -> T | Failure:
     """What ``attempt`` gives, or the failure it ended in."""
     try:
         result = attempt()
@@ -107,9 +154,9 @@ def _caught(attempt: Callable[[], T], protocol: str) -> T | Failure:
             torch.cuda.synchronize()
         return result
     except OutOfResources as error:
-        return Failure(Reason.RESOURCES, _line(error), protocol)
+        return Failure(Reason.RESOURCES, _line(error), str(protocol))
     except (CompilationError, PTXASError) as error:
-        return Failure(Reason.COMPILE, _line(error), protocol)
+        return Failure(Reason.COMPILE, _line(error), str(protocol))
     # A candidate may raise anything at all, SystemExit too: the interpreter runs its body as Python, in a
     # process that does nothing else. Its row says what.
     except BaseException as error:
@@ -118,7 +165,7 @@ def _caught(attempt: Callable[[], T], protocol: str) -> T | Failure:
         worker.retire()
         # What the candidate holds is still in its frames, and the answer needs memory too.
         traceback.clear_frames(error.__traceback__)
-        return Failure(Reason.RESOURCES if _exhausted(error) else Reason.RUNTIME, _line(error), protocol)
+        return Failure(Reason.RESOURCES if _exhausted(error) else Reason.RUNTIME, _line(error), str(protocol))
 
 
 def _exhausted(error: BaseException) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -18,8 +19,9 @@ Objective: TypeAlias = Literal["throughput", "latency"]
 #: Whoever changes how a time is taken raises this: older times don't compare with newer ones then.
 VERSION = 2
 
-#: What the first version called its two protocols. Both ranked by the median.
-_OLDER = ("wall-1", "cudagraph-coldL2-1")
+#: What the first version called its two protocols, as they would be called now.
+_FIRST: Mapping[str, str] = {"wall-1": "wall-throughput-1", "cudagraph-coldL2-1": "cudagraph-throughput-1"}
+_SPELLED = re.compile(r"([a-z]+)-(throughput|latency)-([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,29 @@ class Protocol:
 
 
 def objective_of(text: str) -> Objective:
-    """What rows of this protocol are ranked by; takes the first version's names too.
+    """What rows of this protocol are ranked by, be it of this version, an older one or a recorded table's.
 
     :raises UsageError: if ``text`` names no protocol.
     """
-    return "throughput" if text in _OLDER else Protocol.parse(text).objective
+    return "latency" if _parts(text)[1] == "latency" else "throughput"
+
+
+def preference(text: str) -> tuple[int, str]:
+    """Sorts protocols of one objective: the newest version first, then graphs before single launches.
+
+    :raises UsageError: if ``text`` names no protocol.
+    """
+    clock, _, version = _parts(text)
+    return -int(version), clock
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    match = _SPELLED.fullmatch(_FIRST.get(text, text))
+    if match is None:
+        raise UsageError(
+            f"protocol {text[:80]!r} is not CLOCK-OBJECTIVE-VERSION, such as wall-throughput-{VERSION}"
+        )
+    return match.group(1), match.group(2), match.group(3)
 
 
 def protocol_at(where: str, objective: Objective = "throughput", *, eager: bool = False) -> Protocol:

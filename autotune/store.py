@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ def _ladder(db: Database) -> None:
     for name in COLUMNS[len(_FIRST) :]:
         kind = float if name in _MILLISECONDS else int if name in _INTEGERS else str
         db["trials"].add_column(name, kind)  # type: ignore[union-attr]
-    db.create_view("best", _winners(COLUMNS, "coalesce(rank_ms, score_ms, median_ms)"), replace=True)
+    # What was timed in turns comes first: a time taken alone may have been lucky.
+    rank = "rank_ms is null, coalesce(rank_ms, score_ms, median_ms)"
+    db.create_view("best", _winners(COLUMNS, rank), replace=True)
 
 
 def _winners(columns: Sequence[str], rank: str) -> str:
@@ -76,6 +78,16 @@ def _winners(columns: Sequence[str], rank: str) -> str:
             from trials where median_ms is not null
         ) where place = 1
         """
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the trials of one sweep have in common, beside their kernel."""
+
+    source: str
+    problem: Problem
+    device: str
+    protocol: str
 
 
 class StoreError(AutotuneError):
@@ -171,6 +183,19 @@ class Store:
         with self._explained():
             rows = list(self._db["trials"].rows_where(where, values, order_by="created_at, config"))
         return {Config.parse(row["config"]): _outcome(row) for row in rows}
+
+    def groups(self, kernel: str) -> dict[Group, int]:
+        """The sweeps of a kernel: what their trials have in common -> how many of them have a time."""
+        statement = (
+            "select source, problem, device, protocol, count(median_ms) from trials where kernel = ? "
+            "group by source, problem, device, protocol"
+        )
+        with self._explained():
+            rows = self._db.execute(statement, [kernel]).fetchall()
+        return {
+            Group(source, Problem.parse(problem), device, protocol): timed
+            for source, problem, device, protocol, timed in rows
+        }
 
     def best(self, kernel: str | None = None) -> list[dict[str, Any]]:
         """The rows of the view ``best``, by kernel and problem."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.table import Table
 from autotune.checking import Comparison, Verdict
 from autotune.data import Config, Device, Outcome, Timing
 from autotune.registry import Loaded
-from autotune.tuning import Summary
+from autotune.rung import Rung
+from autotune.summary import Summary
 
 # Short forms of parameter names, so that a config fits a column: m64 n128 k32 w4 s3.
 _SHORT = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
@@ -51,28 +53,55 @@ def short(config: Config) -> str:
 def time_of(outcome: Outcome | None) -> str:
     if outcome is None:
         return "-"
-    return f"{outcome.median_ms:.4g} ms" if isinstance(outcome, Timing) else outcome.reason.value
-
-
-def _gain(default: Outcome | None, best: Outcome | None) -> str:
-    if isinstance(default, Timing) and isinstance(best, Timing):
-        return f"{default.median_ms / best.median_ms:.2f}x"
-    return "-"
+    return f"{outcome.score:.4g} ms" if isinstance(outcome, Timing) else outcome.reason.value
 
 
 def summaries(rows: Sequence[Summary]) -> None:
     table = _table(
-        *("kernel", "problem", "default", "time", "best", "time", "gain", "trials", "new", "failures", "target"),
-        right=("time", "gain", "trials", "new"),
+        *("kernel", "problem", "default", "time", "best", "time", "gain", "ties", "trials", "new", "failures"),
+        *("target", "ended"),
+        right=("time", "gain", "ties", "trials", "new"),
     )
     for row in rows:
         config, outcome = row.best if row.best is not None else (None, None)
         failures = ", ".join(f"{count} {reason.value}" for reason, count in sorted(row.failures.items()))
         table.add_row(
             *(row.kernel, str(row.problem), short(row.default), time_of(row.default_outcome)),
-            *("-" if config is None else short(config), time_of(outcome), _gain(row.default_outcome, outcome)),
-            *(str(len(row.outcomes)), str(row.measured), failures or "none", row.target),
+            *("-" if config is None else short(config), time_of(outcome)),
+            *("-" if row.gain is None else f"{row.gain:.2f}x", str(row.ties)),
+            *(str(len(row.outcomes)), str(row.measured), failures or "none", row.target, row.ended or "stopped"),
         )
+    _print(table)
+
+
+#: What it means that a candidate ended on a rung.
+_RUNGS = {
+    Rung.COMPILE: "did not compile",
+    Rung.RESOURCES: "need too much memory, or spill",
+    Rung.DUPLICATE: "same code as another config",
+    Rung.VERIFY: "wrong, or failed in the attempt",
+    Rung.SCREEN: "far from the best after a few runs",
+    Rung.TIMING: "timed in full",
+    Rung.FINAL: "timed again in turns",
+}
+
+
+def ladder(rows: Sequence[Summary]) -> None:
+    """How many of the candidates measured now ended on each rung, and the time spent there by all."""
+    settled: Counter[Rung] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
+    for row in rows:
+        settled.update(row.settled)
+        for name, spent in row.seconds.items():
+            seconds[name] += spent
+    if not settled.total():
+        return
+    table = _table(
+        "rung", "candidates that ended there", "", "seconds", right=("candidates that ended there", "seconds")
+    )
+    for rung, meaning in _RUNGS.items():
+        if settled[rung] or seconds[rung.value]:
+            table.add_row(rung.value, str(settled[rung]), meaning, f"{seconds[rung.value]:.1f}")
     _print(table)
 
 

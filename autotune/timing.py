@@ -32,6 +32,8 @@ WARM_UP_SHARE = 0.3
 #: A full timing stops here: the fastest are timed again anyway.
 MOST_RUNS = 50
 
+#: Seconds planned for one problem's finalists.
+FINAL_SECONDS = 2.0
 #: Finalists: within 25 % of the fastest, for the best may have met a clock 20 % down; no more than 16.
 FINAL_FACTOR, MOST_FINALISTS = 1.25, 16
 LEAST_ROUNDS, MOST_ROUNDS = 8, 1000

@@ -1,64 +1,32 @@
-"""Tune: join a search, a target and the database."""
+"""Tune: many problems on one target, in one budget of trials and time."""
 
 from __future__ import annotations
 
-import platform
+import itertools
+import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune import dispatch, locate, registry
-from autotune.candidate import Measured
-from autotune.data import Config, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
-from autotune.registry import Loaded
-from autotune.search import Step, search
+from autotune.data import Problem, UsageError
+from autotune.schedule import SLICE, next_slice
+from autotune.search import Step
 from autotune.store import Store
-from autotune.targets import Target, open_target, replays
-from autotune.targets.process import TargetError
+from autotune.summary import Job, Summary
+from autotune.targets import open_target, replays
+from autotune.targets.target import Target
+from autotune.timing import FINAL_SECONDS
+from autotune.tuner import Tuner
 
-#: Configs per problem, if nothing else is asked for.
+if TYPE_CHECKING:
+    from autotune.protocol import Objective
+
+#: Configs per problem, if neither trials nor a budget are asked for.
 TRIALS = 50
-
-
-@dataclass(frozen=True)
-class Job:
-    """One problem to tune."""
-
-    kernel: str
-    problem: Problem
-
-
-@dataclass
-class Summary:
-    """What is known of one problem after a sweep."""
-
-    kernel: str
-    problem: Problem
-    target: str
-    default: Config
-    outcomes: dict[Config, Outcome] = field(default_factory=dict)
-    #: How many of the outcomes this sweep measured; the others were in the database.
-    measured: int = 0
-    #: Why the target could not go on with this problem, if so.
-    trouble: str | None = None
-
-    @property
-    def best(self) -> tuple[Config, Timing] | None:
-        """The fastest config; ties go to the smaller text, as in the view ``best``."""
-        timed = [(config, outcome) for config, outcome in self.outcomes.items() if isinstance(outcome, Timing)]
-        return min(timed, key=lambda pair: (pair[1].median_ms, str(pair[0])), default=None)
-
-    @property
-    def default_outcome(self) -> Outcome | None:
-        return self.outcomes.get(self.default)
-
-    @property
-    def failures(self) -> Counter[Reason]:
-        return Counter(outcome.reason for outcome in self.outcomes.values() if isinstance(outcome, Failure))
-
+#: Of a budget, what is kept for timing the finalists in turns at most.
+FINAL_SHARE = 0.2
 
 #: Called after each candidate: the problem's number from 0, its summary so far, the step.
 OnStep = Callable[[int, Summary, Step], None]
@@ -68,20 +36,25 @@ def tune(
     kernel: str,
     *problems: str | Problem,
     target: str = "auto",
-    trials: int = TRIALS,
+    trials: int | None = None,
     budget_s: float | None = None,
     seed: int = 0,
     db: str | Path | None = None,
     again: bool = False,
+    objective: Objective = "throughput",
+    eager: bool = False,
 ) -> list[Summary]:
     """Tune ``kernel`` for each problem and record every trial; the dispatcher uses the winners at once.
 
     :param problems: for a replay, none means all that were recorded
     :param target: ``auto``, ``cuda:N``, ``interpreter`` or ``replay:FILE``
-    :param trials: configs wanted per problem, those already in the database included
+    :param trials: configs wanted per problem, those already in the database included; 50, or with a budget
+        as many as promise a gain
     :param budget_s: seconds for the whole call; stops early, loses nothing
     :param db: file to record in, default ``AUTOTUNE_DB`` or ``./tuning.db``
     :param again: measure anew what is already known
+    :param objective: ``throughput`` ranks by the median, ``latency`` by the 95 % quantile, launch included
+    :param eager: on a GPU, time single launches and no graphs
     :raises UsageError: on an unknown kernel, problem or target, or a budget that is not positive.
     """
     # What a file has recorded is the file's to tell; else all is known before a worker starts.
@@ -92,7 +65,7 @@ def tune(
     jobs = [Job(kernel, loaded.kernel.parse(str(problem))) for problem in problems]
     if not jobs:
         raise UsageError(f"no problem given for {kernel}; for example {loaded.kernel.problems[0]}")
-    with replay or open_target(target, seed) as opened, Store(locate.for_writing(db)) as store:
+    with replay or open_target(target, seed, objective, eager) as opened, Store(locate.for_writing(db)) as store:
         return sweep(jobs, opened, store, trials=trials, budget_s=budget_s, seed=seed, again=again)
 
 
@@ -101,103 +74,73 @@ def sweep(
     target: Target,
     store: Store,
     *,
-    trials: int = TRIALS,
+    trials: int | None = None,
     budget_s: float | None = None,
     seed: int = 0,
     again: bool = False,
     on_step: OnStep = lambda number, summary, step: None,
     summaries: list[Summary] | None = None,
 ) -> list[Summary]:
-    """Tune the jobs in order. ``summaries`` fills as it goes, for a caller that may be interrupted.
+    """Tune the jobs. ``summaries`` fills as it goes, for a caller that may be interrupted.
 
-    Time left is shared equally by the problems left, so that what one saves the next may use.
+    Without a budget one after the other, ``trials`` each. With one, trials go where a second of them is expected
+    to save the most of the model's time (:mod:`autotune.schedule`), and a problem ends when little is left to gain.
     """
-    if trials < 1:
+    if trials is not None and trials < 1:
         raise UsageError(f"trials is {trials}; it must be at least 1")
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed is {seed}; it must be from 0 to 2**32 - 1")
     if budget_s is not None and not budget_s > 0:
         raise UsageError(f"budget is {budget_s:g} s; it must be more than 0")
     summaries = [] if summaries is None else summaries
-    end = None if budget_s is None else time.monotonic() + budget_s
-    try:
-        for number, job in enumerate(jobs):
-            now = time.monotonic()
-            if end is not None and now >= end:
+    wanted = TRIALS if trials is None and budget_s is None else trials
+    tuners = [Tuner(job, target, store, trials=wanted, seed=seed, again=again) for job in jobs]
+
+    def advance(number: int, count: int | None = None, end: float = math.inf, patient: bool = True) -> None:
+        """The next ``count`` trials of one problem."""
+        tuner = tuners[number]
+        if not tuner.started:
+            summaries.append(tuner.start())
+        for step in itertools.islice(tuner.steps(patient), count):
+            on_step(number, tuner.summary, step)
+            if time.monotonic() >= end:
                 break
-            deadline = None if end is None else now + (end - now) / (len(jobs) - number)
-            space = target.load(job.kernel, job.problem).space
-            summary = Summary(job.kernel, job.problem, target.name, space.default(job.problem, target.device))
-            summaries.append(summary)
-            try:
-                for step in _tuned(summary, target, store, trials=trials, seed=seed, again=again):
-                    on_step(number, summary, step)
-                    if deadline is not None and time.monotonic() >= deadline:
-                        break
-            except TargetError as error:
-                # One problem too large for this machine must not cost the others.
-                summary.trouble = str(error)
+
+    try:
+        if budget_s is None:
+            for number, tuner in enumerate(tuners):
+                advance(number)
+                tuner.finish()
+        else:
+            _share(tuners, advance, time.monotonic() + budget_s, FINAL_SHARE * budget_s)
     finally:
         dispatch.forget()
     return summaries
 
 
-def _tuned(
-    summary: Summary, target: Target, store: Store, *, trials: int, seed: int, again: bool
-) -> Iterator[Step]:
-    """Search for one problem's best config; each step is recorded before it is given out."""
-    problem, where = summary.problem, target.device
-    loaded = target.load(summary.kernel, problem)
-    known = store.outcomes(loaded.name, loaded.source, problem, where.key, target.protocol)
-    summary.outcomes = {} if again else known
-    measured: dict[Config, Measured] = {}
-
-    def evaluate(config: Config) -> Outcome:
-        measured[config] = target.evaluate(loaded.entry, problem, config)
-        return measured[config].outcome
-
-    steps = search(
-        loaded.space,
-        problem,
-        where,
-        evaluate,
-        trials=trials,
-        seed=seed,
-        known=summary.outcomes,
-        # What won on other code of this kernel is a good guess for this one.
-        seeds=store.stale_winners(loaded.name, loaded.source, problem, where.key),
-    )
-    for step in steps:
-        summary.outcomes[step.config] = step.outcome
-        summary.measured += 1
-        # Recorded truth is copied, not measured again: its own source, versions and date.
-        store.record(measured[step.config].recorded or _trial(loaded, problem, target, step, seed))
-        yield step
+def _share(tuners: Sequence[Tuner], advance: Callable[..., None], end: float, most_reserve_s: float) -> None:
+    """Trials where they are expected to save most, then the finals of the problems that were under way."""
+    while True:
+        under_way = [tuner for tuner in tuners if tuner.started and not tuner.finished]
+        reserve_s = min(most_reserve_s, FINAL_SECONDS * (1 + len(under_way)))
+        number = next_slice([tuner.prospect for tuner in tuners], [not tuner.ended for tuner in tuners])
+        if number is None or time.monotonic() >= end - reserve_s:
+            break
+        advance(number, SLICE, end - reserve_s, patient=False)
+        if tuners[number].ended:
+            tuners[number].finish()
+    for tuner in sorted(under_way, key=lambda tuner: tuner.prospect.cost_ms, reverse=True):
+        if not tuner.ended:
+            tuner.summary.ended = "the time is up"
+        if time.monotonic() < end:
+            tuner.finish()
 
 
-def _trial(loaded: Loaded, problem: Problem, target: Target, step: Step, seed: int) -> Trial:
-    return Trial(
-        kernel=loaded.name,
-        source=loaded.source,
-        problem=problem,
-        device=target.device.key,
-        config=step.config,
-        outcome=step.outcome,
-        target=target.name,
-        triton=target.triton,
-        torch=target.torch,
-        driver=target.device.driver,
-        created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-        provenance={"origin": step.origin, "seed": seed, "machine": platform.machine()},
-    )
+def most_work_first(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs by calls times floating-point work, bytes deciding between equals."""
 
-
-def most_work_first(jobs: Iterable[tuple[Job, int]]) -> list[Job]:
-    """Jobs with their call counts, by total floating-point work, bytes deciding between equals."""
-
-    def total(counted: tuple[Job, int]) -> tuple[int, int]:
-        job, calls = counted
+    def total(job: Job) -> tuple[int, int]:
         work = registry.load(job.kernel).kernel.work(job.problem)
-        return calls * work.flops, calls * work.bytes
+        return job.calls * work.flops, job.calls * work.bytes
 
-    return [job for job, _ in sorted(jobs, key=total, reverse=True)]
+    return sorted(jobs, key=total, reverse=True)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from autotune import locate
 from autotune.data import Config, Device, Problem, UsageError
+from autotune.protocol import Objective, objective_of, preference
 from autotune.registry import Loaded
 
 #: How long the one read of the database may wait for a writer's commit.
@@ -59,15 +60,16 @@ def read_rows(path: Path) -> Rows:
     return found
 
 
-def winners_of(loaded: Loaded, device: Device, rows: Rows) -> tuple[Winner, ...]:
-    """The rows of one kernel on one device that are in order; nothing read from a file is trusted."""
+def winners_of(loaded: Loaded, device: Device, rows: Rows, objective: Objective) -> tuple[Winner, ...]:
+    """The rows of one kernel on one device that are in order; nothing read from a file is trusted.
+
+    Of several for one problem the newest protocol's comes first.
+    """
     winners = []
     for problem, source, config, median_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
         # Not rows that this version writes.
         with suppress(UsageError, TypeError, ValueError, AttributeError, RecursionError):
             known = loaded.kernel.parse(problem)
-            if 0 < median_ms < math.inf:
-                winners.append(
-                    Winner(known, str(source), Config.parse(config), median_ms, str(protocol), str(triton))
-                )
-    return tuple(winners)
+            if 0 < median_ms < math.inf and objective_of(protocol) == objective:
+                winners.append(Winner(known, str(source), Config.parse(config), median_ms, protocol, str(triton)))
+    return tuple(sorted(winners, key=lambda winner: (str(winner.problem), preference(winner.protocol))))

@@ -7,13 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autotune import registry
 from autotune.data import AutotuneError, Problem, UsageError
-
-if TYPE_CHECKING:
-    from autotune.tuning import Job
+from autotune.summary import Job
 
 
 class Workload:
@@ -62,9 +59,9 @@ class Workload:
 
     def jobs(self) -> list[Job]:
         """What to tune, most total work (calls times floating-point operations) first."""
-        from autotune.tuning import Job, most_work_first
+        from autotune.tuning import most_work_first
 
-        return most_work_first((Job(kernel, problem), count) for (kernel, problem), count in self.calls.items())
+        return most_work_first(Job(kernel, problem, count) for (kernel, problem), count in self.calls.items())
 
 
 def _parsed(line: str, where: str) -> tuple[str, Problem, int]:

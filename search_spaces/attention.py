@@ -1,12 +1,13 @@
 """Which tiles ``attention`` may use, by architecture.
 
-Ranges from Triton's tutorial 06 and torch inductor's flex attention; defaults are the ones inductor ships for
-each architecture and head size (torch 2.13).
+Ranges from Triton's tutorial 06 and torch inductor's flex attention; defaults in 16 bits are the ones inductor
+ships for each architecture and head size (torch 2.13), in 32 bits what compiles without much spilling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from autotune.arithmetic import cdiv, clamp, next_power_of_2
 from autotune.data import ITEMSIZE, Config, Device, Problem
@@ -41,14 +42,29 @@ RANGES: Mapping[str, Ranges] = {
     "interpreter": {**_NVIDIA, "num_warps": (4,), "num_stages": (2,)},
 }
 
-#: (BLOCK_M, BLOCK_N, num_stages, num_warps) by the largest head size they are for; 16-bit, then 32-bit. Inductor
-#: has 4 warps where head sizes up to 64 have 8 here: this kernel spills 96 to 776 B a thread with 4, none with 8.
-_DEFAULTS = {
-    "sm_80": ({64: (128, 64, 3, 8), 128: (128, 64, 3, 8), 256: (32, 64, 3, 4)}, (32, 32, 2, 4)),
-    "sm_90": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, (32, 64, 3, 4)),
-    "sm_100": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, (32, 64, 3, 4)),
-    "gfx942": ({128: (64, 64, 2, 8), 256: (32, 64, 2, 8)}, (32, 32, 1, 4)),
-    "interpreter": ({256: (64, 64, 2, 4)}, (64, 64, 2, 4)),
+#: Fused multiply-adds of one product that float32 may unroll into each thread. On h100, a100 and b200 (Triton 3.9)
+#: all 15 configs tried with 2048 or more spill over 1 KiB a thread, the worst 15 KiB and 40 s to compile; with 1024
+#: it is 0 to 2912 B, with 512 at most 384 B.
+MAX_UNROLLED = 1024
+
+#: BLOCK_M, BLOCK_N, num_stages, num_warps.
+_Tile: TypeAlias = tuple[int, int, int, int]
+
+
+def _full_precision(stages: int) -> Mapping[int, _Tile]:
+    """At most 512 multiply-adds a thread: inductor's 32 x 64 on 4 warps spills 480 B for head size 64, 7 KiB for 128,
+    these none up to 128 and 88 to 144 B up to 256."""
+    return {64: (32, 32, stages, 4), 128: (32, 16, stages, 4), 256: (32, 16, stages, 8)}
+
+
+#: Tiles by the largest head size they are for; 16-bit, then 32-bit. Inductor has 4 warps where head sizes up to 64
+#: have 8 here: this kernel spills 96 to 776 B a thread with 4, none with 8.
+_DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
+    "sm_80": ({64: (128, 64, 3, 8), 128: (128, 64, 3, 8), 256: (32, 64, 3, 4)}, _full_precision(2)),
+    "sm_90": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, _full_precision(3)),
+    "sm_100": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, _full_precision(3)),
+    "gfx942": ({128: (64, 64, 2, 8), 256: (32, 64, 2, 8)}, {256: (32, 32, 1, 4)}),
+    "interpreter": ({256: (64, 64, 2, 4)}, {256: (64, 64, 2, 4)}),
 }
 
 
@@ -58,12 +74,10 @@ def params(problem: Problem, device: Device) -> Ranges:
 
 def default(problem: Problem, device: Device) -> Config:
     family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
-    by_head_dim, full_precision = _DEFAULTS[family]
-    head_dim, narrow = problem.integer("D"), _itemsize(problem) == 2
-    tile = full_precision
-    if narrow:
-        tile = by_head_dim[min((size for size in by_head_dim if size >= head_dim), default=256)]
-    block_m, block_n, stages, warps = tile
+    by_head_dim, head_dim = _DEFAULTS[family][_itemsize(problem) == 4], problem.integer("D")
+    block_m, block_n, stages, warps = by_head_dim[
+        min((size for size in by_head_dim if size >= head_dim), default=256)
+    ]
     block_m = clamp(block_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
     block_n = clamp(block_n, 16, max(16, next_power_of_2(problem.integer("SK"))))
     warps = min(warps, 4) if block_m * head_dim < 128 * 64 else warps
@@ -129,6 +143,20 @@ def live_elements(config: Config, problem: Problem) -> int:
     return config.integer("BLOCK_M") * (block_d(problem) + config.integer("BLOCK_N"))
 
 
+def unrolls_little(config: Config, problem: Problem, device: Device) -> str | None:
+    """Float32 products run on NVIDIA's plain cores (ieee, not tf32), unrolled whole into every thread."""
+    if _itemsize(problem) == 2 or not device.arch.startswith("sm_"):
+        return None
+    products = config.integer("BLOCK_M") * config.integer("BLOCK_N") * block_d(problem)
+    per_thread = products // (device.warp_size * config.integer("num_warps"))
+    if per_thread <= MAX_UNROLLED:
+        return None
+    return (
+        f"unrolls {per_thread} float32 multiply-adds a thread, over {MAX_UNROLLED}; "
+        "use more warps or a smaller tile"
+    )
+
+
 def steps(config: Config, problem: Problem) -> int:
     tiles = cdiv(problem.integer("SQ"), config.integer("BLOCK_M"))
     blocks = cdiv(problem.integer("SK"), config.integer("BLOCK_N"))
@@ -142,6 +170,7 @@ SPACE = SearchSpace(
         little_padding({"BLOCK_M": "SQ", "BLOCK_N": "SK"}, params),
         # Up to a quarter over still wins at times: the compiler reuses score registers for the weights.
         fits_registers(live_elements, limit=320),
+        unrolls_little,
         fits_shared_memory(shared_bytes),
         worth_interpreting(steps, default),
     ),

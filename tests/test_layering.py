@@ -47,7 +47,10 @@ def imports(path):
 
 
 # rglob follows no links
-FOLDERS = [PACKAGE, *(PACKAGE / name for name in ("targets", "kernels", "search_spaces", "report", "cli"))]
+FOLDERS = [
+    PACKAGE,
+    *(PACKAGE / name for name in ("targets", "kernels", "search_spaces", "search", "report", "cli")),
+]
 FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
 
 

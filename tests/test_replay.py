@@ -9,7 +9,7 @@ from autotune.cli import main
 from autotune.data import Config, Failure, Problem, Reason, Timing, Trial, UsageError
 from autotune.rung import Resources, Rung
 from autotune.store import Store, StoreError
-from autotune.targets import device_of, open_process, open_target, resolve
+from autotune.targets import device_of, open_machine, open_target, resolve
 from autotune.tuning import Job, sweep
 from tests.test_table import rows_of, write_table
 
@@ -258,7 +258,7 @@ def test_a_table_tells_its_cost_and_has_no_code(tmp_path):
 
 def test_nothing_runs_on_a_replay():
     with pytest.raises(UsageError, match=r"nothing runs on replay:tuning\.db; use --target auto"):
-        open_process("replay:tuning.db")
+        open_machine("replay:tuning.db")
     with pytest.raises(UsageError, match="names no file"):
         resolve("replay:")
 

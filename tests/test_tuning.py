@@ -1,19 +1,24 @@
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
 import autotune
-from autotune import device, registry, tuning
+from autotune import device, registry, tuner, tuning
 from autotune.candidate import Measured
 from autotune.data import Config, Failure, Problem, Reason, Timing, UsageError
 from autotune.rung import Rung
 from autotune.store import Store
-from autotune.tuning import Job, sweep
+from autotune.summary import Job
+from autotune.tuning import sweep
 
 GEMM = registry.load("gemm")
 PROBLEM = GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
 OTHER = GEMM.kernel.parse("M=128,N=64,K=64,dtype=float32")
+# On a GPU, for spaces of some size.
+H100 = device.profile("h100")
+LARGE = [GEMM.kernel.parse(f"M={m},N=4096,K=4096,dtype=float16") for m in (2048, 4096)]
 
 
 @dataclass
@@ -22,23 +27,40 @@ class FakeTarget:
 
     name: str = "interpreter"
     device: object = device.INTERPRETER
-    protocol: str = "wall-1"
+    protocol: str = "wall-throughput-2"
     triton: str = "3.9.0"
     torch: str = "2.13.0"
     calls: list = field(default_factory=list)
     stop_after: int = 10**9
+    ahead: int = 0
+    turns: list = field(default_factory=list)
 
     def load(self, name, problem=None):
         return registry.load(name)
 
-    def evaluate(self, entry, problem, config):
+    def announce(self, entry, problem, config):
+        pass
+
+    def evaluate(self, entry, problem, config, best_ms=None):
         if len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
         self.calls.append((problem, config))
         if config["BLOCK_K"] == 16:
             return Measured(Failure(Reason.WRONG, "off by 16", self.protocol), Rung.VERIFY)
-        ms = 1000.0 / config["BLOCK_M"] / config["BLOCK_N"]
-        return Measured(Timing(ms, ms, ms, 3, self.protocol), Rung.TIMING)
+        ms = self.milliseconds(config)
+        return Measured(Timing(ms, ms, ms, 3, self.protocol), Rung.TIMING, {"verify": 0.5, "timing": 0.25})
+
+    def milliseconds(self, config):
+        return 1000.0 / config["BLOCK_M"] / config["BLOCK_N"]
+
+    def evaluate_in_turns(self, entry, problem, configs):
+        """All a tenth slower than before; those of equal time are tied."""
+        self.turns.append(set(configs))
+        ms = {config: 1.1 * self.milliseconds(config) for config in configs}
+        return {
+            config: Timing(one, one, one, 9, self.protocol, score_ms=one, low_ms=one, high_ms=one, rank_ms=one)
+            for config, one in ms.items()
+        }
 
 
 def swept(db_path, target, *problems, **options):
@@ -99,14 +121,95 @@ def test_other_code_starts_afresh(db_path, monkeypatch):
     assert stale in [config for _, config in target.calls[:2]]
 
 
-def test_a_budget_stops_in_time_and_tells_what_was_not_reached(db_path, monkeypatch):
-    clock = iter(range(10**6))
-    monkeypatch.setattr(tuning.time, "monotonic", lambda: float(next(clock)))
-    target = FakeTarget()
-    summaries = swept(db_path, target, PROBLEM, OTHER, trials=40, budget_s=20)
+class Clock:
+    """Stands still but for what trials take."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class TimedTarget(FakeTarget):
+    """Each trial takes a second of the clock."""
+
+    def evaluate(self, entry, problem, config, best_ms=None):
+        tuning.time.now += 1.0
+        return super().evaluate(entry, problem, config, best_ms)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(tuning, "time", clock)
+    monkeypatch.setattr(tuner, "time", clock)
+    return clock
+
+
+def test_a_budget_stops_in_time_and_tells_what_was_not_reached(db_path, clock):
+    target = TimedTarget()
+    summaries = swept(db_path, target, PROBLEM, OTHER, budget_s=20)
     counts = [sum(problem == summary.problem for problem, _ in target.calls) for summary in summaries]
-    assert len(summaries) == 2 and all(0 < count < 20 for count in counts) and sum(counts) <= 20
-    assert len(swept(db_path, FakeTarget(), PROBLEM, OTHER, trials=40, budget_s=0.5)) == 0
+    assert len(summaries) == 2 and min(counts) >= 5 and 12 <= sum(counts) <= 20
+    assert {summary.ended for summary in summaries} == {"the time is up"}
+    assert clock.now <= 20
+    # Where several are close, they had their turns from what was kept back.
+    assert target.turns
+    only = swept(db_path.with_name("other.db"), TimedTarget(), PROBLEM, OTHER, budget_s=4)
+    assert [summary.problem for summary in only] == [PROBLEM]
+
+
+def test_a_budget_ends_a_problem_that_promises_little_and_trials_bound_it_too(db_path, clock):
+    target = TimedTarget(device=H100)
+    (summary,) = swept(db_path, target, LARGE[0], budget_s=10_000)
+    allowed = list(GEMM.space.allowed(LARGE[0], H100))
+    assert summary.ended == "little is left to gain" and len(target.calls) < 0.2 * len(allowed)
+    assert target.milliseconds(summary.best[0]) == min(map(target.milliseconds, allowed))
+    (summary,) = swept(db_path.with_name("other.db"), TimedTarget(), PROBLEM, budget_s=10_000, trials=6)
+    assert summary.ended == "6 trials are done" and summary.measured == 6
+
+
+def test_the_budget_goes_where_the_model_spends_its_time(db_path, clock):
+    target = TimedTarget(device=H100)
+    with Store(db_path) as store:
+        sweep([Job("gemm", LARGE[0], 1), Job("gemm", LARGE[1], 1000)], target, store, budget_s=24)
+    spent = Counter(problem for problem, _ in target.calls)
+    assert spent[LARGE[1]] > 2 * spent[LARGE[0]] > 0
+
+
+def test_finalists_are_timed_again_in_turns_and_what_that_finds_is_stored(db_path):
+    target = FakeTarget()
+    (summary,) = swept(db_path, target, trials=20)
+    best, timing = summary.best
+    assert best in target.turns[0]
+    assert timing.score == timing.rank_ms == pytest.approx(1.1 * target.milliseconds(best))
+    with Store(db_path, readonly=True) as store:
+        (row,) = store.best()
+        assert Config.parse(row["config"]) == best and row["rung"] == "final" and row["low_ms"] is not None
+        rungs = Counter(row["rung"] for row in store.rows())
+    assert rungs == Counter({rung.value: count for rung, count in summary.settled.items() if count})
+    assert summary.settled.total() == summary.measured == 20
+    assert summary.settled[Rung.VERIFY] == summary.failures[Reason.WRONG] > 0
+    assert summary.seconds["verify"] == pytest.approx(0.5 * (20 - summary.failures[Reason.WRONG]))
+
+
+def test_a_config_left_out_of_the_finals_that_looks_faster_than_their_winner_gets_its_turn(db_path):
+    class Lucky(FakeTarget):
+        """The first finalists turn out half as fast as they looked; the others are as they were."""
+
+        def evaluate_in_turns(self, entry, problem, configs):
+            found = super().evaluate_in_turns(entry, problem, configs)
+            factor = 2.0 if len(self.turns) == 1 else 1.0
+            return {
+                config: Timing(ms, ms, ms, 9, self.protocol, score_ms=ms, low_ms=ms, high_ms=ms, rank_ms=ms)
+                for config, ms in ((config, factor * timing.score) for config, timing in found.items())
+            }
+
+    target = Lucky(device=H100)
+    (summary,) = swept(db_path, target, LARGE[0], trials=60)
+    first, *others = target.turns
+    assert others and not set().union(*others) <= first
+    assert summary.best[0] not in first and summary.best[1].rank_ms is not None
 
 
 @pytest.mark.parametrize("options", [{"trials": 0}, {"trials": -3}, {"budget_s": 0}, {"budget_s": -1}])
@@ -117,9 +220,9 @@ def test_impossible_requests_are_refused(db_path, options):
 
 def test_most_work_is_tuned_first():
     small, large = GEMM.kernel.parse("M=8,N=8,K=8,dtype=float32"), GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
-    jobs = [(Job("gemm", small), 10), (Job("gemm", large), 1)]
+    jobs = [Job("gemm", small, 10), Job("gemm", large, 1)]
     assert [job.problem for job in tuning.most_work_first(jobs)] == [large, small]
-    jobs = [(Job("gemm", small), 1000), (Job("gemm", large), 1)]
+    jobs = [Job("gemm", small, 1000), Job("gemm", large, 1)]
     assert [job.problem for job in tuning.most_work_first(jobs)] == [small, large]
 
 
@@ -129,7 +232,7 @@ def test_tune_in_the_interpreter_for_real_and_dispatch_on_the_winner(db_path):
         before = autotune.explain("gemm", str(PROBLEM))
     (summary,) = autotune.tune("gemm", str(PROBLEM), target="interpreter", trials=3, db=db_path)
     config, timing = summary.best
-    assert timing.protocol == "wall-1" and timing.median_ms > 0.1
+    assert timing.protocol == "wall-throughput-2" and timing.median_ms > 0.1
     after = autotune.explain("gemm", str(PROBLEM))
     assert (before.source, after.source, after.config) == ("default", "tuned", config)
     a, b = torch.randn(64, 64), torch.randn(64, 64)

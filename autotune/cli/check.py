@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from autotune.cli.options import option_db, option_target, refuse_unreadable
+from autotune.cli.options import option_db, option_objective, option_target, refuse_unreadable
 from autotune.data import AutotuneError, UsageError
+
+if TYPE_CHECKING:
+    from autotune.protocol import Objective
 
 
 @click.command()
@@ -16,12 +21,12 @@ from autotune.data import AutotuneError, UsageError
 def check(kernels: tuple[str, ...], target: str, samples: int, seed: int) -> None:
     """Run kernels on their own test problems, the default and sampled configs, against the reference."""
     from autotune import checking, registry, tables
-    from autotune.targets import open_process
+    from autotune.targets import open_machine
 
     loaded = [registry.load(name) for name in kernels or registry.entries()]
     if samples < 0:
         raise UsageError(f"--samples is {samples}; it must be 0 or more")
-    with open_process(target, seed) as opened:
+    with open_machine(target, seed) as opened:
         verdicts = checking.check(loaded, opened, samples=samples, seed=seed)
     tables.verdicts(verdicts)
     wrong = sum(len(verdict.failures) for verdict in verdicts)
@@ -33,17 +38,18 @@ def check(kernels: tuple[str, ...], target: str, samples: int, seed: int) -> Non
 @click.argument("kernel", required=False)
 @click.argument("problems", nargs=-1, metavar="[PROBLEM]...")
 @option_target
+@option_objective
 @option_db
-def bench(kernel: str | None, problems: tuple[str, ...], target: str, db: str | None) -> None:
+def bench(kernel: str | None, problems: tuple[str, ...], target: str, objective: Objective, db: str | None) -> None:
     """Tuned, default and torch side by side, measured in this run."""
     from autotune import checking, registry, tables
-    from autotune.targets import open_process
+    from autotune.targets import open_machine
 
     loaded = [registry.load(kernel)] if kernel else [registry.load(name) for name in registry.entries()]
     parsed = [loaded[0].kernel.parse(problem) for problem in problems] if kernel else []
     refuse_unreadable(db)
-    with open_process(target) as opened:
-        tables.comparison(checking.compare(loaded, parsed, opened, db))
+    with open_machine(target, objective=objective) as opened:
+        tables.comparison(checking.compare(loaded, parsed, opened, db, objective))
 
 
 COMMANDS = (check, bench)

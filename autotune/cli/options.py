@@ -23,6 +23,16 @@ def option_target(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def option_objective(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--objective",
+        type=click.Choice(("throughput", "latency")),
+        default="throughput",
+        show_default=True,
+        help="throughput: median time, cold cache; latency: 95 % quantile of single launches, their cost included.",
+    )(function)
+
+
 def option_format(*formats: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option("--format", "form", type=click.Choice(formats), default=formats[0], show_default=True)
 

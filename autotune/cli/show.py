@@ -6,12 +6,16 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune import locate
-from autotune.cli.options import option_db, option_format, option_target, refuse_unreadable
+from autotune.cli.options import option_db, option_format, option_objective, option_target, refuse_unreadable
 from autotune.data import UsageError
+
+if TYPE_CHECKING:
+    from autotune.protocol import Objective
 
 
 @click.command("list")
@@ -51,9 +55,10 @@ def best(kernel: str | None, db: str | None, form: str) -> None:
 @click.argument("kernel")
 @click.argument("problem", required=False)
 @option_target
+@option_objective
 @option_db
 @option_format("text", "json")
-def explain(kernel: str, problem: str | None, target: str, db: str | None, form: str) -> None:
+def explain(kernel: str, problem: str | None, target: str, objective: Objective, db: str | None, form: str) -> None:
     """Which config dispatch serves for PROBLEM on the target, where it comes from, and why.
 
     With --target replay:FILE and one problem recorded in FILE, PROBLEM may be left out.
@@ -72,7 +77,7 @@ def explain(kernel: str, problem: str | None, target: str, db: str | None, form:
     refuse_unreadable(db)
     where = device_of(target) if replay is None else replay.device
     served = loaded if replay is None else replay.load(kernel, parsed)
-    choice = Dispatcher(None if db is None else Path(db)).explain(served, parsed, where)
+    choice = Dispatcher(None if db is None else Path(db), objective).explain(served, parsed, where)
     if form == "json":
         click.echo(json.dumps({"config": dict(choice.config), "source": choice.source, "why": choice.why}))
     else:

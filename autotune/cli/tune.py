@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune import locate
-from autotune.cli.options import option_db, option_target
+from autotune.cli.options import option_db, option_objective, option_target
 from autotune.data import AutotuneError, UsageError
 from autotune.exits import end
 
 if TYPE_CHECKING:
-    from autotune.targets import Target
-    from autotune.tuning import Job
+    from autotune.protocol import Objective
+    from autotune.summary import Job, Summary
+    from autotune.targets.target import Target
 
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
 
@@ -25,10 +26,16 @@ _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
 @click.argument("problems", nargs=-1, metavar="[PROBLEM]...")
 @click.option("--workload", type=click.Path(), help="Tune the problems of this file, most total work first.")
 @option_target
-@click.option("--trials", type=int, help="Configs wanted per problem, known ones included.  [default: 50]")
+@click.option(
+    "--trials",
+    type=int,
+    help="Configs wanted per problem, known ones included.  [default: 50; with --budget, all that promise a gain]",
+)
 @click.option("--budget", help="Wall time for the whole command: 90s, 10m, 1.5h.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--again", is_flag=True, help="Measure anew what the database already knows.")
+@option_objective
+@click.option("--eager", is_flag=True, help="On a GPU, time single launches instead of CUDA graphs.")
 @option_db
 def tune(
     kernel: str | None,
@@ -39,6 +46,8 @@ def tune(
     budget: str | None,
     seed: int,
     again: bool,
+    objective: Objective,
+    eager: bool,
     db: str | None,
 ) -> None:
     """Search for the fastest config of each PROBLEM, for example M=64,N=64,K=64,dtype=float16.
@@ -50,16 +59,16 @@ def tune(
     from autotune.targets import open_target, replays
 
     budget_s = None if budget is None else _seconds(budget)
-    wanted = tuning.TRIALS if trials is None else trials
-    if wanted < 1:
-        raise UsageError(f"--trials is {wanted}; it must be at least 1")
+    if trials is not None and trials < 1:
+        raise UsageError(f"--trials is {trials}; it must be at least 1")
+    wanted = tuning.TRIALS if trials is None and budget_s is None else trials
     # What a file has recorded is the file's to tell; else all is known before a worker starts.
     replay = open_target(target) if replays(target) else None
     jobs = _jobs(kernel, problems, workload, replay)
-    summaries: list[tuning.Summary] = []
+    summaries: list[Summary] = []
     try:
         with (
-            replay or open_target(target, seed) as opened,
+            replay or open_target(target, seed, objective, eager) as opened,
             Store(locate.for_writing(db)) as store,
             progress.shown(len(jobs), wanted, budget_s) as on_step,
         ):
@@ -67,8 +76,10 @@ def tune(
             tuning.sweep(jobs, opened, store, **options, on_step=on_step, summaries=summaries)
     except KeyboardInterrupt:
         tables.summaries(summaries)
+        tables.ladder(summaries)
         end("stopped; every finished trial is recorded, the same command goes on from here", 130)
     tables.summaries(summaries)
+    tables.ladder(summaries)
     if len(summaries) < len(jobs):
         click.echo(
             f"{len(jobs) - len(summaries)} of {len(jobs)} problems were not reached; raise --budget", err=True
@@ -82,7 +93,7 @@ def tune(
 
 def _jobs(kernel: str | None, problems: Sequence[str], workload: str | None, replay: Target | None) -> list[Job]:
     from autotune import registry
-    from autotune.tuning import Job
+    from autotune.summary import Job
     from autotune.workload import Workload
 
     load = registry.load if replay is None else replay.load

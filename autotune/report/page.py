@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -24,7 +24,7 @@ class Plot:
     """A plot as the page shows it."""
 
     svg: str
-    #: What it shows, for those who don't see it, with the rule of its reading.
+    #: What it shows and how to read it; plain text.
     caption: str
 
 
@@ -32,8 +32,8 @@ class Plot:
 class Plots:
     """Those of the page, by what they are of."""
 
-    sections: Mapping[Section, Sequence[Plot]] = field(default_factory=dict)
-    studies: Mapping[Study, Sequence[Plot]] = field(default_factory=dict)
+    sections: Mapping[Section, Sequence[Plot]]
+    studies: Mapping[Study, Sequence[Plot]]
 
 
 def render(database: str, found: Sequence[Section], plots: Plots, made_at: str) -> str:

@@ -86,7 +86,7 @@ def history(study: Study, importances: Mapping[str, float]) -> Figure:
     _mark_best(axes, study.best.number, study.best.timing.score)
     _times(axes, study)
     axes.set_xlim(0.2, len(study.trials) + 0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("trial, in the order measured")
     axes.set_ylabel("time, ms")
     axes.set_title("Best so far")
@@ -147,7 +147,7 @@ def ladder(steps: Sequence[Step]) -> Figure:
     for place, total in zip(places, left, strict=True):
         ended.annotate(str(total), (total, place), (4, 0), textcoords="offset points", va="center")
     ended.set_title("Candidates that ended here")
-    ended.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ended.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ended.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0)
     spent.set_yticks(places, [step.rung.value for step in steps])
     spent.invert_yaxis()

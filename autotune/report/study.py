@@ -69,7 +69,7 @@ class Study:
     @cached_property
     def best(self) -> Timed | None:
         """The winner by the rule of the database's view ``best``."""
-        return min(self.timed, key=lambda one: (one.timing.rank, str(one.trial.config)), default=None)
+        return min(self.timed, key=_rank, default=None)
 
     @cached_property
     def default(self) -> Trial | None:
@@ -137,9 +137,8 @@ class Study:
 
     def fastest(self, count: int) -> list[Timed]:
         """The winner and those behind it, without those that are another one's code."""
-        ranked = sorted(self.timed, key=lambda one: (one.timing.rank, one.timing.score, str(one.trial.config)))
-        others = [one for one in ranked if one is not self.best and one.trial.same_as is None]
-        return [one for one in (self.best, *others) if one is not None][:count]
+        ranked = sorted(self.timed, key=_rank)
+        return [one for one in ranked if one is self.best or one.trial.same_as is None][:count]
 
     def failures(self) -> list[Failed]:
         """By reason, the most frequent first."""
@@ -221,6 +220,11 @@ def sections(trials: Sequence[Trial], sources: Mapping[str, str]) -> list[Sectio
         )
         for (device, protocol, kernel), studies in sorted(grouped.items())
     ]
+
+
+def _rank(one: Timed) -> tuple[bool, float, str]:
+    # What was timed in turns comes first: a time taken alone may have been lucky.
+    return one.timing.rank_ms is None, one.timing.rank, str(one.trial.config)
 
 
 def _measured(trial: Trial) -> Config:

@@ -93,13 +93,15 @@ def to_svg(figure: Figure) -> str:
 def log_milliseconds(axes: Axes, low_ms: float, high_ms: float) -> None:
     """A logarithmic time axis from below ``low_ms`` to above ``high_ms``, with ticks that say plain numbers."""
     axes.set_yscale("log")
-    span = max(high_ms / low_ms, 1.02)
-    axes.set_ylim(low_ms / span**0.08, high_ms * span**0.08)
+    # Equal times still get an axis of 20 %: no tick could tell less apart.
+    middle_ms, span = (low_ms * high_ms) ** 0.5, max(high_ms / low_ms, 1.2)
+    low_ms, high_ms = middle_ms / span**0.58, middle_ms * span**0.58
+    axes.set_ylim(low_ms, high_ms)
     if span < 3:
         # Within one power of ten a logarithmic locator finds no tick at all.
         axes.yaxis.set_major_locator(FixedLocator(MaxNLocator(5).tick_values(low_ms, high_ms)))
     else:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 300 else (1,)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
     axes.grid(axis="y")

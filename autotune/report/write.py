@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from autotune import registry
 from autotune.data import AutotuneError
-from autotune.report import plots, rows
+from autotune.report import plots, rows, words
 from autotune.report.importance import FEWEST, importances
 from autotune.report.page import Plot, Plots, render
 from autotune.report.study import Section, Study, sections, steps
@@ -84,8 +84,9 @@ def _of_section(section: Section, folder: Path, number: str) -> list[Plot]:
 def _of_study(study: Study, folder: Path, number: str) -> list[Plot]:
     shares = importances(study)
     name = f"{number}-{study.kernel}-{study.problem}"
-    resting = f"Importance: what sets the fastest tenth apart (PED-ANOVA), from {len(study.timed)} timed trials."
-    few = f"No importances: {len(study.timed)} timed trials, and they need {FEWEST}."
+    timed = words.counted(len(study.timed), "timed trial")
+    resting = f"Importance: what sets the fastest tenth apart (PED-ANOVA), from {timed}."
+    few = f"No importances from {timed}; they need {FEWEST}."
     return [
         *_plot(
             *(folder, f"{name}-history", partial(plots.history, study, shares)),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,20 @@ class Axis:
     values: tuple[Any, ...]
     #: Tables of distances (values x values), from 0 to 1, one for each way in which values are near or far.
     distances: tuple[Floats, ...]
+    #: Whether the values stand for the numbers between them too.
+    grid: bool = False
+
+    @cached_property
+    def _places(self) -> dict[tuple[type, Any], int]:
+        # True == 1 to Python, and they are two values to a kernel.
+        return {(type(value), value): place for place, value in enumerate(self.values)}
+
+    def place(self, value: Any) -> int | None:
+        """The position of a value, on a grid that of the nearest; None if it is no value of this axis."""
+        place = self._places.get((type(value), value))
+        if place is None and self.grid and type(value) in (int, float):
+            place = int(np.abs(np.array(self.values, dtype=float) - value).argmin())
+        return place
 
 
 def axis(name: str, values: Sequence[Any]) -> Axis:
@@ -69,14 +84,20 @@ def axis_of(name: str, distribution: BaseDistribution) -> Axis:
         count = (distribution.high - distribution.low) // step + 1
         if count <= GRID:
             return axis(name, range(distribution.low, distribution.high + 1, step))
-        grid = _grid(distribution.low, distribution.high, distribution.log)
-        return axis(name, sorted({distribution.low + round((value - distribution.low) / step) * step for value in grid}))
+        inner = _grid(distribution.low, distribution.high, distribution.log)
+        steps = sorted({round((value - distribution.low) / step) for value in inner})
+        return replace(axis(name, [distribution.low + step * place for place in steps]), grid=True)
     if isinstance(distribution, FloatDistribution):
         if distribution.step is not None:
             count = math.floor((distribution.high - distribution.low) / distribution.step + 1e-9) + 1
             chosen = np.unique(np.linspace(0, count - 1, min(count, GRID)).round())
-            return axis(name, [float(distribution.low + place * distribution.step) for place in chosen])
-        return axis(name, _grid(distribution.low, distribution.high, distribution.log))
+            # 3 * 0.1 is more than 0.3: rounding must not leave the distribution.
+            values = [
+                min(float(distribution.low + place * distribution.step), distribution.high) for place in chosen
+            ]
+        else:
+            values = _grid(distribution.low, distribution.high, distribution.log)
+        return replace(axis(name, values), grid=True)
     raise ValueError(f"parameter {name} has a {type(distribution).__name__}; use an int, float or categorical one")
 
 

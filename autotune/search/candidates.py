@@ -42,7 +42,6 @@ class Candidates:
             rows = self._draw(KEPT // 4)
         self.codes: Codes = np.array(rows, dtype=np.int64).reshape(len(rows), len(sizes))
         self._row = {code: number for number, code in enumerate(map(tuple, self.codes.tolist()))}
-        self._position = [{_exact(value): place for place, value in enumerate(axis.values)} for axis in self.axes]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -52,9 +51,9 @@ class Candidates:
 
     def row(self, config: Mapping[str, Any]) -> int | None:
         """The row of a config; one that is allowed but not in sight is added. None if it may not be proposed."""
-        code = []
-        for axis, position in zip(self.axes, self._position, strict=True):
-            place = position.get(_exact(config.get(axis.name)))
+        code: list[int] = []
+        for axis in self.axes:
+            place = axis.place(config.get(axis.name))
             if place is None:
                 return None
             code.append(place)
@@ -93,8 +92,3 @@ class Candidates:
                 if len(found) == wanted:
                     return list(found)
         return list(found)
-
-
-def _exact(value: Any) -> tuple[type, Any]:
-    # True == 1 to Python, and they are two values to a kernel.
-    return (type(value), value)

@@ -58,22 +58,14 @@ def _union(one: Axis, configs: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _codes(axes: Sequence[Axis], configs: Sequence[Mapping[str, Any]]) -> Codes:
-    positions = [{(type(value), value): place for place, value in enumerate(one.values)} for one in axes]
-    return np.array(
-        [
-            [position[type(config[one.name]), config[one.name]] for one, position in zip(axes, positions, strict=True)]
-            for config in configs
-        ],
-        dtype=np.int64,
-    )
+    return np.array([[one.place(config[one.name]) for one in axes] for config in configs], dtype=np.int64)
 
 
 def _translated(wide: Sequence[Axis], shared: Sequence[Axis], candidates: Candidates) -> Codes:
     """The candidates' codes on the wider axes."""
     columns = []
     for one, mine in zip(wide, shared, strict=True):
-        position = {(type(value), value): place for place, value in enumerate(one.values)}
-        table = np.array([position[type(value), value] for value in mine.values])
+        table = np.array([one.place(value) for value in mine.values], dtype=np.int64)
         columns.append(table[candidates.codes[:, candidates.axes.index(mine)]])
     return np.stack(columns, axis=1)
 

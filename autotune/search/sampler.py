@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -63,6 +64,14 @@ class SurrogateSampler(BaseSampler):
         self._intersection = IntersectionSearchSpace()
         self._random = RandomSampler(seed=self._seed)
         self._work: _Work | None = None
+        #: study.optimize with n_jobs asks from several threads.
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_work")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _work=None)
 
     @property
     def promise(self) -> float | None:
@@ -70,13 +79,14 @@ class SurrogateSampler(BaseSampler):
         return None if self._work is None else self._work.proposer.promise
 
     def reseed_rng(self) -> None:
-        # Called in each parallel process of study.optimize, which must not all propose the same.
-        self._seed = random.SystemRandom().randrange(2**32)
+        # Called before every trial of study.optimize with n_jobs. What runs is not proposed again in any case.
         self._random.reseed_rng()
-        self._work = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._space if self._space is not None else self._intersection.calculate(study)
+        if self._space is not None:
+            return self._space
+        with self._lock:
+            return self._intersection.calculate(study)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -86,20 +96,25 @@ class SurrogateSampler(BaseSampler):
             raise ValueError(f"SurrogateSampler takes one objective, the study has {len(study.directions)}")
         if not search_space:
             return {}
-        if self._work is None or self._work.space != search_space:
-            self._work = self._started(search_space)
-        work = self._work
-        work.take_in(study, trial)
+        with self._lock:
+            if self._work is None or self._work.space != search_space:
+                self._work = self._started(search_space)
+            work = self._work
+            work.take_in(study, trial)
+            row = self._proposed(work)
+            if row is None:  # everything has been proposed; what is left is to end, or to repeat
+                with suppress(RuntimeError):  # not in study.optimize
+                    study.stop()
+                row = work.measured[0][0] if work.measured else 0
+            work.proposed[trial.number] = row
+            return work.candidates.config(row)
+
+    def _proposed(self, work: _Work) -> int | None:
         for config in self._first:
             row = work.candidates.row(config)
             if row is not None and row not in work.taken:
-                return work.candidates.config(row)
-        row = work.proposer.propose(work.measured, list(work.pending.values()))
-        if row is None:  # everything has been proposed; what is left is to end, or to repeat
-            with suppress(RuntimeError):  # not in study.optimize
-                study.stop()
-            row = work.measured[0][0] if work.measured else 0
-        return work.candidates.config(row)
+                return row
+        return work.proposer.propose(work.measured, list(work.pending.values()))
 
     def _started(self, space: dict[str, BaseDistribution]) -> _Work:
         candidates = self._given
@@ -127,6 +142,8 @@ class _Work:
         self.measured: list[tuple[int, float | None]] = []
         #: Trial number -> row, of trials that run.
         self.pending: dict[int, int] = {}
+        #: The same of all trials proposed here: a study learns a trial's parameters only as they are suggested.
+        self.proposed: dict[int, int] = {}
         self._known: set[int] = set()
 
     @property
@@ -141,6 +158,8 @@ class _Work:
                 continue
             row = self.candidates.row(trial.params)
             if row is None:
+                row = self.proposed.get(trial.number)
+            if row is None:
                 continue
             if trial.state.is_finished():
                 value = trial.value if trial.state == TrialState.COMPLETE else None
@@ -150,4 +169,3 @@ class _Work:
                 self._known.add(trial.number)
             elif trial.state == TrialState.RUNNING:
                 self.pending[trial.number] = row
-

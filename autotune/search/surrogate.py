@@ -106,13 +106,15 @@ class Surrogate:
         """Per factor its covariances, and the slopes of their logarithms by log length and log weight."""
         p = len(self._factors)
         tables, slopes = [], []
-        for (_, distances), length, weight in zip(self._factors, np.exp(theta[:p]), np.exp(theta[p:-1]), strict=True):
+        lengths, weights = np.exp(theta[:p]), np.exp(theta[p:-1])
+        for (_, distances), length, weight in zip(self._factors, lengths, weights, strict=True):
             r = _SQRT5 * distances / length
             decay = np.exp(-r)
             matern = (1 + r + r * r / 3) * decay
             one = 1 + weight * matern
             tables.append(one / (1 + weight))
-            slopes.append((weight * (r * r * (1 + r) / 3) * decay / one, weight * matern / one - weight / (1 + weight)))
+            by_length = weight * (r * r * (1 + r) / 3) * decay / one
+            slopes.append((by_length, weight * matern / one - weight / (1 + weight)))
         return tables, slopes
 
     def posterior(self, candidates: Codes, prior: Floats) -> Posterior:
@@ -120,13 +122,14 @@ class Surrogate:
         tables, _ = self._tables(self._theta)
         joint = []
         for group in self._groups:
-            table, code = np.ones((1, 1)), np.zeros(len(candidates), dtype=np.int64)
+            table: Floats = np.ones((1, 1))
+            code = np.zeros(len(candidates), dtype=np.int64)
             for number in group:
                 factor = np.ones((len(self._axes[number].values),) * 2)
                 for (axis, _), one in zip(self._factors, tables, strict=True):
                     if axis == number:
                         factor = factor * one
-                table = np.kron(table, factor)
+                table = np.kron(table, factor).astype(float)
                 code = code * len(factor) + candidates[:, number]
             joint.append((table.astype(np.float32), code))
         return Posterior(joint, prior.astype(np.float32), math.exp(self._theta[-1]) + JITTER)
@@ -179,7 +182,7 @@ class Posterior:
     def _cross(self, rows: Sequence[int]) -> Singles:
         """(N, len(rows)) covariances of all candidates with some."""
         chosen = list(rows)
-        result = self._prior @ self._prior[chosen].T
+        result: Singles = self._prior @ self._prior[chosen].T
         product: Singles | None = None
         for table, code in self._joint:
             part = table[:, code[chosen]][code]

@@ -24,4 +24,5 @@ def merit(values: Sequence[float | None]) -> Floats:
     else:
         span = np.nanmedian(known) - best
         share = 1.0 - (known - best) / (span if span > 0 else 1.0)
-    return np.nan_to_num(np.clip(share, 0.0, 1.0), nan=0.0)
+    merits: Floats = np.nan_to_num(np.clip(share, 0.0, 1.0), nan=0.0)
+    return merits

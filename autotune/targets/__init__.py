@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from autotune.data import Device, UsageError
 
 if TYPE_CHECKING:
-    from autotune.targets.process import ProcessTarget
-    from autotune.targets.replay import Replay
+    from autotune.protocol import Objective
+    from autotune.targets.target import Machine, Target
 
 SPELLINGS = "auto, cuda:N, interpreter or replay:FILE"
-
-#: What a sweep takes: where kernels run, or where it is known already how they ran.
-Target: TypeAlias = "ProcessTarget | Replay"
 
 _REPLAY = "replay:"
 
@@ -42,19 +39,21 @@ def replays(name: str) -> bool:
     return name.startswith(_REPLAY)
 
 
-def open_target(name: str, seed: int = 0) -> Target:
+def open_target(name: str, seed: int = 0, objective: Objective = "throughput", eager: bool = False) -> Target:
     """Start the target called ``name``; use it as a context manager.
 
+    :param objective: what the score of a candidate is; a replay has that of its record
+    :param eager: on a GPU, time single launches and no graphs
     :raises UsageError: if it is unknown or not present.
     """
     if replays(resolve(name)):
         from autotune.targets.replay import Replay
 
         return Replay(name.removeprefix(_REPLAY))
-    return open_process(name, seed)
+    return open_machine(name, seed, objective, eager)
 
 
-def open_process(name: str, seed: int = 0) -> ProcessTarget:
+def open_machine(name: str, seed: int = 0, objective: Objective = "throughput", eager: bool = False) -> Machine:
     """Like :func:`open_target`, for work that runs kernels.
 
     :raises UsageError: if it is unknown, not present, or a replay.
@@ -66,10 +65,10 @@ def open_process(name: str, seed: int = 0) -> ProcessTarget:
     if name == "interpreter":
         from autotune.targets.interpreter import Interpreter
 
-        return Interpreter(seed=seed)
-    from autotune.targets.gpu import Gpu
+        return Interpreter(seed=seed, objective=objective)
+    from autotune.targets.gpu import open_gpu
 
-    return Gpu(int(name.partition(":")[2]), seed=seed)
+    return open_gpu(int(name.partition(":")[2]), seed, objective, eager)
 
 
 def device_of(name: str) -> Device:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from autotune import device
-from autotune.bench import GRAPH_PROTOCOL
+from autotune.protocol import Objective, protocol_at
+from autotune.targets.compiling import Compiling
 from autotune.targets.process import ProcessTarget
 
-#: For compiling, verifying and timing one candidate.
-TIMEOUT_SECONDS = 120.0
+#: For verifying and timing one candidate, which is compiled before.
+TIMEOUT_SECONDS = 60.0
 
 
-class Gpu(ProcessTarget):
-    def __init__(self, index: int, timeout_s: float | None = None, seed: int = 0) -> None:
-        """:raises UsageError: if there is no such device."""
-        device.present(index)
-        super().__init__(
-            f"cuda:{index}",
-            where=f"cuda:{index}",
-            protocol=GRAPH_PROTOCOL,
-            environment={"TRITON_INTERPRET": None},
-            timeout_s=TIMEOUT_SECONDS if timeout_s is None else timeout_s,
-            seed=seed,
-        )
+def open_gpu(index: int, seed: int = 0, objective: Objective = "throughput", eager: bool = False) -> Compiling:
+    """:raises UsageError: if there is no such device."""
+    device.present(index)
+    where = f"cuda:{index}"
+    environment = {"TRITON_INTERPRET": None}
+    protocol = protocol_at(where, objective, eager=eager)
+    return Compiling(ProcessTarget(where, where, protocol, environment, TIMEOUT_SECONDS, seed))

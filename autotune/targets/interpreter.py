@@ -7,8 +7,8 @@ import os
 import numpy
 import triton
 
-from autotune.bench import WALL_PROTOCOL
 from autotune.data import UsageError
+from autotune.protocol import Objective, protocol_at
 from autotune.targets.process import ProcessTarget
 
 #: A candidate of the allowed ones takes a few seconds at most (search_spaces/_rules.py).
@@ -18,7 +18,7 @@ MEMORY_SHARE = 0.5
 
 
 class Interpreter(ProcessTarget):
-    def __init__(self, timeout_s: float | None = None, seed: int = 0) -> None:
+    def __init__(self, timeout_s: float | None = None, seed: int = 0, objective: Objective = "throughput") -> None:
         """:raises UsageError: if this numpy breaks this triton's interpreter."""
         if _version(triton.__version__) < (3, 7) and _version(numpy.__version__) >= (2, 4):
             raise UsageError(
@@ -28,7 +28,7 @@ class Interpreter(ProcessTarget):
         super().__init__(
             "interpreter",
             where="cpu",
-            protocol=WALL_PROTOCOL,
+            protocol=protocol_at("cpu", objective),
             # One thread: a candidate's time must not depend on what the other cores do.
             environment={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
             timeout_s=TIMEOUT_SECONDS if timeout_s is None else timeout_s,

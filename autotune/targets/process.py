@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from autotune import measure, registry
 from autotune.candidate import Measured
-from autotune.data import AutotuneError, Config, Device, Failure, Outcome, Problem, Reason
+from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
+from autotune.measure import Setting
+from autotune.protocol import Protocol
 from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
+from autotune.targets.target import TargetError
 from autotune.worker import Worker, WorkerDied, WorkerError, WorkerTimeout
 
 #: Enough for a worker to import torch and Triton on a cold disk.
@@ -21,10 +24,6 @@ MOST_DEATHS = 5
 T = TypeVar("T")
 
 
-class TargetError(AutotuneError):
-    """The target can't start, or can't go on with a problem."""
-
-
 class ProcessTarget:
     """Measures in a worker process; what the candidate does to that process is a row, not our end.
 
@@ -32,11 +31,14 @@ class ProcessTarget:
     the last five candidates on a problem killed the worker.
     """
 
+    #: Candidates to announce before their turn.
+    ahead = 0
+
     def __init__(
         self,
         name: str,
         where: str,
-        protocol: str,
+        protocol: Protocol,
         environment: Mapping[str, str | None],
         timeout_s: float,
         seed: int = 0,
@@ -44,10 +46,9 @@ class ProcessTarget:
     ) -> None:
         """:param memory_bytes: the worker's limit of private memory; None for CUDA, which reserves far more."""
         self.name = name
-        self.protocol = protocol
+        self.protocol = str(protocol)
         self.timeout_s = timeout_s
-        self._where = where
-        self._seed = seed
+        self._setting = Setting(where, protocol, seed)
         self._worker = Worker(environment, memory_bytes)
         self._asked: tuple[Entry, Problem] | None = None
         #: What each of the last candidates on that problem did to the worker.
@@ -70,7 +71,7 @@ class ProcessTarget:
         def on_note(text: str) -> None:
             begun[Rung(text)] = time.perf_counter()
 
-        arguments = entry, problem, config, self._seed, self._where, best_ms
+        arguments = entry, problem, config, self._setting, best_ms
         measured = self._survived(measure.evaluate, *arguments, on_note=on_note)
         if not isinstance(measured, Failure):
             return measured
@@ -78,17 +79,31 @@ class ProcessTarget:
         seconds = {rung.value: end - start for (rung, start), end in zip(begun.items(), ends, strict=True)}
         return Measured(measured, list(begun)[-1], seconds)
 
+    def evaluate_in_turns(self, entry: Entry, problem: Problem, configs: Sequence[Config]) -> dict[Config, Timing]:
+        """Time configs, each verified and timed before, against each other.
+
+        :raises TargetError: if one of them does not run any more.
+        """
+        self._prepare(entry, problem)
+        timings = self._survived(measure.evaluate_in_turns, entry, problem, configs, self._setting)
+        if isinstance(timings, Failure):
+            raise TargetError(f"{entry.name} {problem}: timing the fastest in turns ended in {timings.detail}")
+        return timings
+
+    def announce(self, entry: Entry, problem: Problem, config: Config) -> None:
+        """Nothing to do ahead."""
+
     def verify(self, entry: Entry, problem: Problem, config: Config) -> Failure | None:
         self._prepare(entry, problem)
-        return self._survived(measure.verify, entry, problem, config, self._seed, self._where)
+        return self._survived(measure.verify, entry, problem, config, self._setting)
 
     def time_reference(self, entry: Entry, problem: Problem) -> Outcome:
         self._prepare(entry, problem)
-        return self._survived(measure.time_reference, entry, problem, self._seed, self._where)
+        return self._survived(measure.time_reference, entry, problem, self._setting)
 
     def _start(self) -> tuple[Device, str, str]:
         try:
-            return self._worker.call(measure.versions, self._where, timeout_s=START_SECONDS)
+            return self._worker.call(measure.versions, self._setting.where, timeout_s=START_SECONDS)
         except (WorkerDied, WorkerTimeout, WorkerError) as error:
             self._worker.close()
             raise TargetError(f"target {self.name} does not start: {_last_line(error)}") from error
@@ -106,7 +121,7 @@ class ProcessTarget:
         if not used:
             self._start()
         try:
-            self._worker.call(_ready, entry, problem, self._seed, self._where, timeout_s=START_SECONDS)
+            self._worker.call(_ready, entry, problem, self._setting, timeout_s=START_SECONDS)
         except (WorkerDied, WorkerTimeout, WorkerError) as error:
             if used:
                 # A candidate before may have left a thread that ended the process since.
@@ -145,8 +160,8 @@ class ProcessTarget:
         self.close()
 
 
-def _ready(entry: Entry, problem: Problem, seed: int, where: str) -> None:
-    measure.prepare(entry, problem, seed, where)
+def _ready(entry: Entry, problem: Problem, setting: Setting) -> None:
+    measure.prepare(entry, problem, setting.seed, setting.where)
 
 
 def _last_line(error: BaseException) -> str:

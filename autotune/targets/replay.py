@@ -6,11 +6,12 @@ devices, ``replay:FILE#TEXT`` names one by a part of its key.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from autotune import registry
 from autotune.candidate import Measured
-from autotune.data import Config, Problem, UsageError
+from autotune.data import Config, Problem, Timing, UsageError
 from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
 from autotune.table import read_table, stem_of
@@ -20,6 +21,8 @@ from autotune.targets.narrowed import Narrowed
 
 class Replay:
     """A target like the others, except that no kernel runs on it."""
+
+    ahead = 0
 
     def __init__(self, where: str) -> None:
         """:param where: ``FILE`` or ``FILE#TEXT``
@@ -58,6 +61,13 @@ class Replay:
             raise UsageError(f"{entry.name} {problem} {config} was not recorded in {self.file}; take one that was")
         rung = Rung.TIMING if trial.rung is None else trial.rung
         return Measured(trial.outcome, rung, trial.seconds, trial.resources, trial.same_as, recorded=trial)
+
+    def announce(self, entry: Entry, problem: Problem, config: Config) -> None:
+        """Nothing to do ahead."""
+
+    def evaluate_in_turns(self, entry: Entry, problem: Problem, configs: Sequence[Config]) -> dict[Config, Timing]:
+        """None: what is recorded can't be timed again."""
+        return {}
 
     def close(self) -> None:
         """Nothing is held open."""

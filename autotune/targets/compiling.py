@@ -1,0 +1,76 @@
+"""A machine whose candidates are compiled, and looked at, before they reach it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autotune.candidate import Measured
+from autotune.compile import refused
+from autotune.compile_pool import CompilePool
+from autotune.data import Config, Failure, Outcome, Problem, Timing
+from autotune.registry import Entry, Loaded
+from autotune.rung import Rung
+from autotune.targets.target import Machine
+
+#: Candidates compiled ahead at most: what they are is decided before the last of them are measured.
+MOST_AHEAD = 8
+
+
+class Compiling:
+    """Adds the rungs below verification: the compiler's verdict, resources, and code that was measured before."""
+
+    def __init__(self, machine: Machine, pool: CompilePool | None = None) -> None:
+        """:param pool: None for one of a process per core. Closed with this target."""
+        self._machine = machine
+        self.name, self.device, self.protocol = machine.name, machine.device, machine.protocol
+        self.triton, self.torch = machine.triton, machine.torch
+        self.ahead = min(MOST_AHEAD, len(os.sched_getaffinity(0)))
+        self._pool = CompilePool(self.protocol) if pool is None else pool
+        #: Digest of code -> the config first measured with it, and what came of it.
+        self._measured: dict[tuple[Entry, Problem, str], tuple[Config, Measured]] = {}
+
+    def load(self, name: str, problem: Problem | None = None) -> Loaded:
+        return self._machine.load(name, problem)
+
+    def announce(self, entry: Entry, problem: Problem, config: Config) -> None:
+        self._pool.submit(entry, problem, config, self.device)
+
+    def evaluate(self, entry: Entry, problem: Problem, config: Config, best_ms: float | None = None) -> Measured:
+        compiled, spent = self._pool.result(entry, problem, config, self.device)
+        seconds = {Rung.COMPILE.value: spent}
+        if isinstance(compiled, Failure):
+            return Measured(compiled, Rung.COMPILE, seconds)
+        needs = compiled.resources
+        refusal = refused(compiled, self.device, self.protocol)
+        if refusal is not None:
+            return Measured(refusal, Rung.RESOURCES, seconds, needs)
+        code = entry, problem, compiled.code
+        if code in self._measured:
+            twin, measured = self._measured[code]
+            if twin != config:
+                return Measured(measured.outcome, Rung.DUPLICATE, seconds, needs, same_as=twin)
+        measured = self._machine.evaluate(entry, problem, config, best_ms)
+        measured = replace(measured, seconds={**seconds, **measured.seconds}, resources=needs)
+        self._measured[code] = config, measured
+        return measured
+
+    def evaluate_in_turns(self, entry: Entry, problem: Problem, configs: Sequence[Config]) -> dict[Config, Timing]:
+        return self._machine.evaluate_in_turns(entry, problem, configs)
+
+    def verify(self, entry: Entry, problem: Problem, config: Config) -> Failure | None:
+        return self._machine.verify(entry, problem, config)
+
+    def time_reference(self, entry: Entry, problem: Problem) -> Outcome:
+        return self._machine.time_reference(entry, problem)
+
+    def close(self) -> None:
+        self._pool.close()
+        self._machine.close()
+
+    def __enter__(self) -> Compiling:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
