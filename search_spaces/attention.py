@@ -52,8 +52,8 @@ _Tile: TypeAlias = tuple[int, int, int, int]
 
 
 def _full_precision(stages: int) -> Mapping[int, _Tile]:
-    """At most 512 multiply-adds a thread: inductor's 32 x 64 on 4 warps spills 480 B for head size 64, 7 KiB for 128,
-    these none up to 128 and 88 to 144 B up to 256."""
+    """At most 512 multiply-adds a thread. Inductor's 32 x 64 on 4 warps spills 480 B for head size 64, 7 KiB for
+    128 and 15 KiB for 256; these at most 8 B up to 128, and 144 B up to 256."""
     return {64: (32, 32, stages, 4), 128: (32, 16, stages, 4), 256: (32, 16, stages, 8)}
 
 
@@ -80,7 +80,7 @@ def default(problem: Problem, device: Device) -> Config:
     ]
     block_m = clamp(block_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
     block_n = clamp(block_n, 16, max(16, next_power_of_2(problem.integer("SK"))))
-    warps = min(warps, 4) if block_m * head_dim < 128 * 64 else warps
+    warps = min(warps, 4) if block_m * block_d(problem) < 128 * 64 else warps
     while True:
         chosen = {
             "BLOCK_M": block_m,
