@@ -9,12 +9,10 @@ leaves two more files beside the one that people copy. Writes are a few small tr
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,22 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from autotune import locate
-from autotune.data import AutotuneError, Config, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
+from autotune.data import AutotuneError, Config, Outcome, Problem, Trial, UsageError
+from autotune.row import COLUMNS, KEY, KINDS, REQUIRED, checked, to_outcome, to_row
 
 #: How long a writer waits for another one's transaction before giving up.
 BUSY_SECONDS = 30.0
 
-KEY = ("kernel", "source", "problem", "device", "config", "protocol")
-COLUMNS = (
-    *KEY,
-    *("median_ms", "p20_ms", "p80_ms", "n", "reason", "detail"),
-    *("target", "triton", "torch", "driver", "provenance", "created_at"),
-    *("score_ms", "low_ms", "high_ms", "rank_ms"),
-    *("rung", "seconds", "shared_bytes", "registers", "spill_bytes", "same_as"),
-)
 #: Columns of the first schema; the others came with the ladder.
 _FIRST = COLUMNS[: COLUMNS.index("score_ms")]
-_MILLISECONDS = tuple(name for name in COLUMNS if name.endswith("_ms"))
-_INTEGERS = ("n", "shared_bytes", "registers", "spill_bytes")
 
 migrations = Migrations("autotune")
 
 
 @migrations(name=locate.MIGRATIONS[0])
 def _trials(db: Database) -> None:
-    text = dict.fromkeys(_FIRST, str)
-    db["trials"].create(  # type: ignore[union-attr]
-        {**text, "median_ms": float, "p20_ms": float, "p80_ms": float, "n": int},
-        pk=KEY,
-        not_null={*KEY, "target", "created_at"},
-    )
+    columns = {name: KINDS[name] for name in _FIRST}
+    db["trials"].create(columns, pk=KEY, not_null=set(REQUIRED))  # type: ignore[union-attr]
 
 
 @migrations(name=locate.MIGRATIONS[1])
@@ -61,8 +46,7 @@ def _best(db: Database) -> None:
 @migrations(name=locate.MIGRATIONS[2])
 def _ladder(db: Database) -> None:
     for name in COLUMNS[len(_FIRST) :]:
-        kind = float if name in _MILLISECONDS else int if name in _INTEGERS else str
-        db["trials"].add_column(name, kind)  # type: ignore[union-attr]
+        db["trials"].add_column(name, KINDS[name])  # type: ignore[union-attr]
     # What was timed in turns comes first: a time taken alone may have been lucky.
     rank = "rank_ms is null, coalesce(rank_ms, score_ms, median_ms)"
     db.create_view("best", _winners(COLUMNS, rank), replace=True)
@@ -182,7 +166,7 @@ class Store:
         values = [kernel, source, str(problem), device, protocol]
         with self._explained():
             rows = list(self._db["trials"].rows_where(where, values, order_by="created_at, config"))
-        return {Config.parse(row["config"]): _outcome(row) for row in rows}
+        return {Config.parse(row["config"]): to_outcome(row) for row in rows}
 
     def groups(self, kernel: str) -> dict[Group, int]:
         """The sweeps of a kernel: what their trials have in common -> how many of them have a time."""
@@ -223,63 +207,10 @@ class Store:
 
         :raises StoreError: if a row is not a trial; nothing is written then.
         """
-        return self._write([_checked(row, number) for number, row in enumerate(rows, start=1)])
-
-
-def to_row(trial: Trial) -> dict[str, Any]:
-    return {
-        **{"kernel": trial.kernel, "source": trial.source, "problem": str(trial.problem)},
-        **{"device": trial.device, "config": str(trial.config), "protocol": trial.outcome.protocol},
-        **_outcome_columns(trial.outcome),
-        **{"target": trial.target, "triton": trial.triton, "torch": trial.torch, "driver": trial.driver},
-        "provenance": json.dumps(dict(trial.provenance), sort_keys=True),
-        "created_at": trial.created_at,
-        "rung": None if trial.rung is None else trial.rung.value,
-        "seconds": json.dumps({name: round(spent, 6) for name, spent in trial.seconds.items()}, sort_keys=True),
-        **(dict.fromkeys(_INTEGERS[1:]) if trial.resources is None else asdict(trial.resources)),
-        "same_as": None if trial.same_as is None else str(trial.same_as),
-    }
-
-
-def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
-    columns: dict[str, Any] = dict.fromkeys((*_MILLISECONDS, "n", "reason", "detail"))
-    if isinstance(outcome, Failure):
-        return {**columns, "reason": outcome.reason.value, "detail": outcome.detail}
-    return {**columns, **{name: getattr(outcome, name) for name in (*_MILLISECONDS, "n")}}
-
-
-def _outcome(row: Mapping[str, Any]) -> Outcome:
-    if row["median_ms"] is None:
-        return Failure(Reason(row["reason"]), row["detail"] or "", row["protocol"])
-    return Timing(n=row["n"], protocol=row["protocol"], **{name: row[name] for name in _MILLISECONDS})
-
-
-def _checked(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A row from outside, in canonical spelling; nothing read from a file is trusted."""
-    try:
-        for name in COLUMNS:
-            _check_type(name, row.get(name))
-        known = {name: row.get(name) for name in COLUMNS}
-        config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
-        datetime.fromisoformat(row["created_at"])
-        outcome = _outcome({**dict.fromkeys(_MILLISECONDS), **row})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
-    return {**known, "config": str(config), "problem": str(problem), **_outcome_columns(outcome)}
-
-
-def _check_type(name: str, value: Any) -> None:
-    """:raises UsageError: if ``value`` is not of the column's kind."""
-    if name in _MILLISECONDS:
-        good, kind = value is None or type(value) in (int, float), "a number"
-    elif name in _INTEGERS:
-        good, kind = value is None or (type(value) is int and value < 2**63), "an integer"
-    elif name in (*KEY, "target", "created_at"):
-        good, kind = isinstance(value, str) and value != "", "text, and not empty"
-    else:
-        good, kind = value is None or isinstance(value, str), "text"
-    if isinstance(value, str):
-        good = (good and value.isprintable()) or name == "detail"
-        value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
-    if not good:
-        raise UsageError(f"{name} is {repr(value)[:80]}; it must be {kind}")
+        taken = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                taken.append(checked(row))
+            except UsageError as error:
+                raise StoreError(f"row {number} is not a trial: {error}; nothing was written") from error
+        return self._write(taken)

@@ -14,10 +14,8 @@ from autotune.checking import Comparison, Verdict
 from autotune.data import Config, Device, Outcome, Timing
 from autotune.registry import Loaded
 from autotune.rung import Rung
+from autotune.spelling import short
 from autotune.summary import Summary
-
-# Short forms of parameter names, so that a config fits a column: m64 n128 k32 w4 s3.
-_SHORT = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
 
 
 def _console(width: int | None = None) -> Console:
@@ -42,12 +40,6 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
-
-
-def short(config: Config) -> str:
-    """``m64 n128 k32 w4 s3``: the usual parameters by letter, others by name."""
-    known = [f"{letter}{config[name]}" for name, letter in _SHORT.items() if name in config]
-    return " ".join([*known, *(f"{name}={value}" for name, value in config.items() if name not in _SHORT)])
 
 
 def time_of(outcome: Outcome | None) -> str:

@@ -91,9 +91,7 @@ class Tuner:
                 done = self._trials is not None and len(self.summary.outcomes) >= self._trials
                 self.summary.ended = f"{self._trials} trials are done" if done else "nothing is left to try"
                 return
-            # Recorded truth is copied, not measured again: its own source, versions and date.
-            measured = self._took[step.config]
-            self._store.record(measured.recorded or self._trial(step.config, measured, step.origin))
+            self._store.record(self._recorded(step) or self._trial(step.config, self._took[step.config], step.origin))
             self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
             yield step
 
@@ -148,6 +146,13 @@ class Tuner:
         """Those that share the outcome of ``config``, which has a new one."""
         twins = [(one, measured) for one, measured in self._took.items() if measured.same_as == config]
         return [(one, replace(measured, outcome=timing)) for one, measured in twins]
+
+    def _recorded(self, step: Step) -> Trial | None:
+        """Recorded truth is copied, not measured again: its own source, versions and date."""
+        trial = self._took[step.config].recorded
+        if trial is None or "origin" in trial.provenance:
+            return trial
+        return replace(trial, provenance={**trial.provenance, "origin": step.origin})
 
     def _trial(self, config: Config, measured: Measured, origin: str) -> Trial:
         return Trial(

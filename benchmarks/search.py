@@ -165,7 +165,9 @@ def _tables(text: str) -> list[Path]:
     """The tables of a folder, each of them read once, so that a bad one is told of at once."""
     paths = sorted(Path(text).glob("*.csv.gz"))
     if not paths:
-        raise argparse.ArgumentTypeError(f"no table in {text!r}; give a folder of KERNEL@DEVICE.csv.gz and .json")
+        raise argparse.ArgumentTypeError(
+            f"no table in {text!r}: it holds no .csv.gz; give a folder of recorded spaces"
+        )
     try:
         for path in paths:
             if np.isnan(table_at(path).time_ms).all():

@@ -281,11 +281,14 @@ KERNEL = Kernel(
         "B=1,H=1,HKV=1,SQ=113,SK=33,D=80,dtype=float32,causal=true",
         "B=1,H=2,HKV=2,SQ=1,SK=239,D=64,dtype=float32",
     ),
-    # 2x and a rounding of the output, as flash-attention; float32 adds the order of summation.
+    # 2x and a rounding of the output, as flash-attention. In float32 nearly all of the error is that of a row's
+    # largest scores, which moves all its outputs together, so the mean over few rows may be as unlucky as one
+    # element: of 26000 single rows computed as here, head sizes 16 to 256, it was over 4x torch's by up to 5.0 eps,
+    # and 19 times by more than the 0.8 that 8 ulps leave it. With tf32 products it is by 188 eps at least.
     tolerances={
         "float16": Tolerance(ratio=2, ulps=1),
         "bfloat16": Tolerance(ratio=2, ulps=1),
-        "float32": Tolerance(ratio=4, ulps=8),
+        "float32": Tolerance(ratio=4, ulps=64),
     },
     signature=compile_signature,
     rule=_whole_groups,

@@ -43,7 +43,7 @@ RANGES: Mapping[str, Ranges] = {
 }
 
 #: Fused multiply-adds of one product that float32 may unroll into each thread. On h100, a100 and b200 (Triton 3.9)
-#: all 15 configs tried with 2048 or more spill over 1 KiB a thread, the worst 15 KiB and 40 s to compile; with 1024
+#: all 13 configs tried with 2048 or more spill over 1 KiB a thread, the worst 15 KiB and 40 s to compile; with 1024
 #: it is 0 to 2912 B, with 512 at most 384 B.
 MAX_UNROLLED = 1024
 
@@ -53,17 +53,27 @@ _Tile: TypeAlias = tuple[int, int, int, int]
 
 def _full_precision(stages: int) -> Mapping[int, _Tile]:
     """At most 512 multiply-adds a thread. Inductor's 32 x 64 on 4 warps spills 480 B for head size 64, 7 KiB for
-    128 and 15 KiB for 256; these at most 8 B up to 128, and 144 B up to 256."""
+    128 and 15 KiB for 256; these at most 8 B up to 128, and 152 B up to 256."""
     return {64: (32, 32, stages, 4), 128: (32, 16, stages, 4), 256: (32, 16, stages, 8)}
 
 
-#: Tiles by the largest head size they are for; 16-bit, then 32-bit. Inductor has 4 warps where head sizes up to 64
-#: have 8 here: this kernel spills 96 to 776 B a thread with 4, none with 8.
+_FROM_SM_90 = (
+    {63: (128, 64, 3, 8), 64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 255: (32, 32, 3, 4), 256: (64, 32, 3, 4)},
+    _full_precision(3),
+)
+
+#: Tiles by the largest head size they are for; 16-bit, then 32-bit. Two differences from inductor, for what this
+#: kernel spills: on NVIDIA 8 warps up to head size 64, where 4 spill 96 to 776 B a thread; and smaller tiles up to
+#: 63 and 255, most of which are padded and load through masks: inductor's spill 536 to 1288 B for head sizes 40 and
+#: 200, these 368 B at most.
 _DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
-    "sm_80": ({64: (128, 64, 3, 8), 128: (128, 64, 3, 8), 256: (32, 64, 3, 4)}, _full_precision(2)),
-    "sm_90": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, _full_precision(3)),
-    "sm_100": ({64: (128, 128, 3, 8), 128: (128, 64, 3, 8), 256: (64, 32, 3, 4)}, _full_precision(3)),
-    "gfx942": ({128: (64, 64, 2, 8), 256: (32, 64, 2, 8)}, {256: (32, 32, 1, 4)}),
+    "sm_80": ({128: (128, 64, 3, 8), 255: (32, 16, 3, 4), 256: (32, 64, 3, 4)}, _full_precision(2)),
+    "sm_90": _FROM_SM_90,
+    "sm_100": _FROM_SM_90,
+    "gfx942": (
+        {64: (64, 64, 2, 4), 128: (64, 64, 2, 8), 255: (32, 32, 2, 8), 256: (32, 64, 2, 8)},
+        {256: (32, 32, 1, 4)},
+    ),
     "interpreter": ({256: (64, 64, 2, 4)}, {256: (64, 64, 2, 4)}),
 }
 
@@ -75,12 +85,13 @@ def params(problem: Problem, device: Device) -> Ranges:
 def default(problem: Problem, device: Device) -> Config:
     family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
     by_head_dim, head_dim = _DEFAULTS[family][_itemsize(problem) == 4], problem.integer("D")
-    block_m, block_n, stages, warps = by_head_dim[
+    most_m, block_n, stages, warps = by_head_dim[
         min((size for size in by_head_dim if size >= head_dim), default=256)
     ]
-    block_m = clamp(block_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
+    block_m = clamp(most_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
     block_n = clamp(block_n, 16, max(16, next_power_of_2(problem.integer("SK"))))
-    warps = min(warps, 4) if block_m * block_d(problem) < 128 * 64 else warps
+    # The tile of a few queries has work for fewer warps.
+    warps = min(warps, 4) if block_m < most_m else warps
     while True:
         chosen = {
             "BLOCK_M": block_m,

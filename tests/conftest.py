@@ -3,6 +3,8 @@
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
+# Threads of small matrices wait for each other in busy loops, on a machine that has other work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # On a machine with a GPU as on one without: tests/test_gpu.py undoes this for its workers.
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -2,16 +2,20 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from pathlib import Path
 
 import click
 import pytest
 
 from autotune.cli import main
+from autotune.rung import Rung
 
 SMALL = "M=32,N=32,K=32,dtype=float32"
 
@@ -43,11 +47,31 @@ def cli(capsys, monkeypatch, tmp_path):
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.fixture(scope="module")
+def three_trials(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    process = command(root, "tune", "gemm", SMALL, "--target", "interpreter", "--trials", "3", cwd=folder)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return folder / "tuning.db"
+
+
 @pytest.fixture
-def tuned(cli, tmp_path):
-    code, out, _ = cli(f"tune gemm {SMALL} --target interpreter --trials 3")
-    assert code == 0, out
-    return tmp_path / "tuning.db"
+def tuned(three_trials, tmp_path):
+    """A database of its own with three trials of SMALL."""
+    return Path(shutil.copy(three_trials, tmp_path))
+
+
+def counted(path, column):
+    """How many rows have each value of a column."""
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute(f"select {column}, count(*) from trials group by 1").fetchall())
+
+
+def ladder_of(out):
+    """The candidates that ended on each rung, as printed."""
+    lines = [line.split() for line in out.splitlines()]
+    return {words[0]: int(words[1]) for words in lines if words and words[0] in set(Rung)}
 
 
 def test_tune_prints_the_table_and_fills_the_database(cli, tuned):
@@ -56,27 +80,51 @@ def test_tune_prints_the_table_and_fills_the_database(cli, tuned):
     assert err.startswith(f"problem 1/1 gemm {SMALL}: trial 4/4, best ")
     header, row = (line.split() for line in out.splitlines() if line.startswith((" kernel", " gemm")))
     assert header == [
-        "kernel",
-        "problem",
-        "default",
-        "time",
-        "best",
-        "time",
-        "gain",
-        "trials",
-        "new",
-        "failures",
-        "target",
+        *("kernel", "problem", "default", "time", "best", "time", "gain", "ties", "trials", "new", "failures"),
+        *("target", "ended"),
     ]
     # Three of the four trials were known.
-    assert row[1] == SMALL and row[-4:] == ["4", "1", "none", "interpreter"]
-    connection = sqlite3.connect(tuned)
-    origins = [
-        json.loads(text)["origin"]
-        for (text,) in connection.execute("select provenance from trials order by created_at")
-    ]
-    connection.close()
-    assert origins[0] == "default" and len(origins) == 4
+    assert row[1] == SMALL and row[-8:] == ["4", "1", "none", "interpreter", "4", "trials", "are", "done"]
+    ladder = ladder_of(out)
+    assert sum(ladder.values()) == 1 and "candidates that ended there" in out
+    assert counted(tuned, "protocol") == {"wall-throughput-2": 4}
+
+
+def test_the_default_is_recorded_as_such_and_stays_so_in_the_finals(three_trials):
+    assert "default" in {json.loads(text)["origin"] for text in counted(three_trials, "provenance")}
+
+
+def test_the_ladder_says_where_candidates_ended(cli, tmp_path):
+    code, out, _ = cli(f"tune gemm {SMALL} --target interpreter --trials 3")
+    assert code == 0
+    ended = counted(tmp_path / "tuning.db", "rung")
+    assert sum(ended.values()) == 3
+    assert {rung: count for rung, count in ladder_of(out).items() if count} == ended
+
+
+def test_another_objective_is_tuned_beside_the_first(cli, tuned):
+    assert cli(f"tune gemm {SMALL} --target interpreter --trials 2 --objective latency")[0] == 0
+    assert counted(tuned, "protocol") == {"wall-throughput-2": 3, "wall-latency-2": 2}
+    for objective in ("throughput", "latency"):
+        _, out, _ = cli(f"explain gemm {SMALL} --target interpreter --objective {objective}")
+        assert out.startswith("tuned: ") and f"(wall-{objective}-2)" in out
+    assert cli("best")[1].count(SMALL) == 2
+
+
+def test_what_was_tuned_for_throughput_is_not_served_for_latency(cli, tuned):
+    _, out, _ = cli(f"explain gemm {SMALL} --target interpreter --objective latency")
+    assert out.startswith("default: ") and "nothing is tuned on interpreter" in out
+
+
+def test_of_trials_and_a_budget_the_first_to_be_reached_ends_it(cli, tmp_path):
+    other = SMALL.replace("M=32", "M=16")
+    code, out, err = cli(f"tune gemm {SMALL} {other} --target interpreter --trials 2 --budget 10m")
+    assert code == 0 and out.count("2 trials are done") == 2 and "not reached" not in err
+    assert counted(tmp_path / "tuning.db", "problem") == {SMALL: 2, other: 2}
+    code, out, err = cli(f"tune gemm {SMALL} {other} --target interpreter --trials 50 --budget 0.1s --db b.db")
+    assert code == 0 and out.count("the time is up") == 1
+    assert err.endswith("1 of 2 problems were not reached; raise --budget\n")
+    assert counted(tmp_path / "b.db", "problem") == {SMALL: 1}
 
 
 def test_best(cli, tuned):
@@ -155,12 +203,13 @@ BAD = [
     ("tune gemm M=1,N=2,K=3,Q=4,dtype=float16", 2, "has no field 'Q'; the fields are M, N, K"),
     ("tune attention B=1,H=8,HKV=3,SQ=4,SK=4,D=8,dtype=float16", 2, "HKV=3 must divide H=8"),
     ("tune attention B=1,H=8,HKV=8,SQ=4,SK=4,D=512,dtype=float16", 2, "D=512 must be an integer from 1 to 256"),
-    (f"tune gemm {SMALL} --target tpu", 2, "unknown target 'tpu'; use auto, cuda:N or interpreter"),
+    (f"tune gemm {SMALL} --target tpu", 2, "unknown target 'tpu'; use auto, cuda:N, interpreter or replay:FILE"),
     (f"tune gemm {SMALL} --target cuda:0", 2, "no device cuda:0"),
     (f"tune gemm {SMALL} --trials 0", 2, "--trials is 0; it must be at least 1"),
     (f"tune gemm {SMALL} --trials many", 2, "'many' is not a valid integer"),
     (f"tune gemm {SMALL} --budget 0", 2, "--budget is '0'; write a time above zero"),
     (f"tune gemm {SMALL} --budget soon", 2, "--budget is 'soon'"),
+    (f"tune gemm {SMALL} --objective speed", 2, "'speed' is not one of"),
     (f"tune gemm {SMALL} --seed -1", 2, "-1 is not in the range"),
     (f"tune gemm {SMALL} --db no/such/folder.db --target interpreter", 1, "no folder no/such"),
     (f"tune gemm {SMALL} --db . --target interpreter", 1, "unable to open database file"),
@@ -205,22 +254,19 @@ def test_a_readonly_database_is_told(root, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_keeps_what_it_has_and_goes_on_from_there(root, tmp_path, number):
-    arguments = ("tune", "gemm", "M=64,N=512,K=512,dtype=float32", "--target", "interpreter", "--trials", "12")
+    arguments = ("tune", "gemm", SMALL, "--target", "interpreter", "--trials", "5")
     process = command(root, *arguments, cwd=tmp_path)
-    assert "trial 1/12" in process.stderr.readline()
-    time.sleep(0.5)
+    assert "trial 1/5" in process.stderr.readline()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert "stopped; every finished trial is recorded" in err
-    connection = sqlite3.connect(tmp_path / "tuning.db")
-    (kept,) = connection.execute("select count(*) from trials").fetchone()
-    connection.close()
+    kept = counted(tmp_path / "tuning.db", "kernel")["gemm"]
     process = command(root, *arguments, cwd=tmp_path)
     out, _ = process.communicate(timeout=300)
     (row,) = (line.split() for line in out.splitlines() if line.startswith(" gemm"))
-    assert process.returncode == 0 and 1 <= kept < 12
-    assert row[-4:] == ["12", str(12 - kept), "none", "interpreter"]
+    assert process.returncode == 0 and 1 <= kept < 5
+    assert row[-8:] == ["5", str(5 - kept), "none", "interpreter", "5", "trials", "are", "done"]
 
 
 def test_a_killed_sweep_leaves_no_worker_behind(root, tmp_path):

@@ -86,9 +86,24 @@ def test_default_and_sampled_configs_compile_and_fit(pool, name, text, arch):
         resources = outcome.resources
         assert resources.shared_bytes <= shared_bytes(config, problem, where), config
         assert resources.shared_bytes <= where.shared_bytes_per_block, config
-        # In float32, attention's default for sm_90 and sm_100 spills 7 KiB.
-        if config == default and problem["dtype"] != "float32":
+        if config == default:
             assert refused(outcome, where, "test") is None, config
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_attentions_default_spills_little_where_the_head_size_is_padded(worker, dtype):
+    for profile in ("a100", "h100"):
+        task = job("attention", f"B=1,H=4,HKV=4,SQ=512,SK=500,D=200,dtype={dtype},causal=true", profile)
+        assert refused(worker.call(compile_config, *task, timeout_s=120), task[-1], "test") is None, profile
+
+
+def test_attentions_space_leaves_out_what_float32_unrolls_too_far():
+    """Inductor's tile for h100, which spills 480 B a thread for head size 64 and 7 KiB for 128."""
+    for head_size, rule in ((64, None), (128, "unrolls 2048 float32 multiply-adds")):
+        text = f"B=1,H=4,HKV=4,SQ=512,SK=500,D={head_size},dtype=float32"
+        _, problem, config, where = job("attention", text, "h100", BLOCK_M=32, BLOCK_N=64, num_warps=4)
+        why = registry.load("attention").space.why_not(config, problem, where)
+        assert why is None if rule is None else why.startswith(rule)
 
 
 def job(name, text, profile, **changes):

@@ -16,7 +16,8 @@ from autotune import device, dispatch, locate, registry
 from autotune.data import Config, Timing, Trial, UsageError
 from autotune.decide import decide
 from autotune.dispatch import Dispatcher
-from autotune.store import COLUMNS, Store
+from autotune.row import COLUMNS
+from autotune.store import Store
 from autotune.winners import Winner
 
 GEMM = registry.load("gemm")
@@ -33,11 +34,19 @@ def choose(problem, *winners, where=device.INTERPRETER):
     return decide(GEMM, GEMM.kernel.parse(problem), where, winners)
 
 
-def record(path, problem=PROBLEM, config=TUNED, source=GEMM.source, ms=1.0, where=device.INTERPRETER):
+def record(
+    path,
+    problem=PROBLEM,
+    config=TUNED,
+    source=GEMM.source,
+    ms=1.0,
+    where=device.INTERPRETER,
+    protocol="wall-throughput-2",
+):
     with Store(path) as store:
         store.record(
             Trial(
-                *("gemm", source, problem, where.key, config, Timing(ms, ms, ms, 3, "wall-1")),
+                *("gemm", source, problem, where.key, config, Timing(ms, ms, ms, 3, protocol)),
                 **{"target": "interpreter", "triton": "3.9.0", "torch": "2.13.0", "created_at": "2026-01-01"},
             )
         )
@@ -361,6 +370,84 @@ def test_rows_of_nonsense_are_passed_over(db_path):
     connection.close()
     choice, messages, _ = served(db_path)
     assert choice.source == "tuned" and messages == []
+
+
+OTHER = Config({**TUNED, "BLOCK_K": 16})
+THIRD = Config({**TUNED, "GROUP_M": 1})
+
+
+def explained(path, objective="throughput"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return Dispatcher(path, objective).explain(GEMM, PROBLEM, device.INTERPRETER)
+
+
+def test_each_objective_is_served_its_own_winner(db_path):
+    record(db_path, config=TUNED, ms=1.0, protocol="wall-throughput-2")
+    record(db_path, config=OTHER, ms=2.0, protocol="wall-latency-2")
+    assert explained(db_path).config == TUNED
+    choice = explained(db_path, "latency")
+    assert (choice.source, choice.config) == ("tuned", OTHER) and "2 ms (wall-latency-2)" in choice.why
+    for objective, config in (("throughput", TUNED), ("latency", OTHER), ("throughput", TUNED)):
+        autotune.use(db_path, objective=objective)
+        dispatch.forget()  # which must not forget the objective
+        assert autotune.choose("gemm", *tensors()) == config
+
+
+@pytest.mark.parametrize(
+    ("protocol", "objective"),
+    [("wall-throughput-2", "latency"), ("wall-1", "latency"), ("wall-latency-2", "throughput")],
+)
+def test_no_winner_of_the_other_objective_is_served(db_path, protocol, objective):
+    record(db_path, protocol=protocol)
+    record(db_path, GEMM.kernel.parse("M=72,N=64,K=64,dtype=float32"), protocol=protocol)
+    choice = explained(db_path, objective)
+    assert (choice.source, choice.why) == ("default", "nothing is tuned on interpreter")
+
+
+@pytest.mark.parametrize("protocol", ["wall-1", "cudagraph-coldL2-1"])
+def test_the_first_protocols_count_as_throughput(db_path, protocol):
+    record(db_path, protocol=protocol)
+    choice = explained(db_path)
+    assert (choice.source, choice.config) == ("tuned", TUNED) and f"({protocol})" in choice.why
+
+
+def test_of_two_protocol_versions_the_newer_wins_however_fast_the_older(db_path):
+    record(db_path, config=TUNED, ms=5.0, protocol="wall-throughput-10")
+    record(db_path, config=OTHER, ms=2.0, protocol="wall-throughput-9")
+    record(db_path, config=THIRD, ms=1.0, protocol="wall-1")
+    assert explained(db_path).config == TUNED
+
+
+def test_where_the_newer_protocols_winner_is_of_other_code_the_older_ones_is_served(db_path):
+    record(db_path, config=OTHER, source="older", protocol="wall-throughput-2")
+    record(db_path, config=TUNED, protocol="wall-1")
+    assert explained(db_path).config == TUNED
+
+
+@pytest.mark.parametrize(
+    "protocol", ["nonsense", "wall-speed-2", "wall-throughput", "wall-latency-2\n", "2", b"wall-1"]
+)
+def test_a_row_of_a_nonsense_protocol_is_left_out_and_hurts_nothing(db_path, protocol):
+    record(db_path, config=OTHER, ms=0.1)
+    connection = sqlite3.connect(db_path)
+    connection.execute("update trials set protocol = ?", [protocol])
+    connection.commit()
+    connection.close()
+    for objective in ("throughput", "latency"):
+        assert explained(db_path, objective).why == "nothing is tuned on interpreter"
+    record(db_path)
+    assert explained(db_path).config == TUNED
+
+
+def test_an_objective_that_is_none_is_one_clear_error(db_path):
+    record(db_path)
+    autotune.use(db_path)
+    for bad in ("speed", "", None):
+        with pytest.raises(UsageError) as caught:
+            autotune.use(None, objective=bad)
+        assert str(caught.value) == f"objective is {bad!r}; use one of throughput, latency"
+    assert autotune.choose("gemm", *tensors()) == TUNED  # and nothing has changed
 
 
 def test_what_a_killed_writer_left_is_rolled_back(db_path, root):

@@ -9,11 +9,12 @@ import shutil
 import pytest
 
 from autotune import registry
-from autotune.bench import GRAPH_PROTOCOL
 from autotune.data import Reason, Timing
+from autotune.protocol import Protocol
 from autotune.store import Store
+from autotune.summary import Job
 from autotune.targets.process import ProcessTarget
-from autotune.tuning import Job, sweep
+from autotune.tuning import sweep
 
 from .conftest import GPUS
 
@@ -25,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+GRAPH = Protocol("cudagraph", "throughput")
 CRASHING = """
 from dataclasses import replace
 import triton, triton.language as tl
@@ -46,7 +48,7 @@ KERNEL = replace(GEMM, run=run)
 @pytest.fixture
 def target():
     environment = {"TRITON_INTERPRET": None, "CUDA_VISIBLE_DEVICES": GPUS}
-    with ProcessTarget("cuda:0", "cuda:0", GRAPH_PROTOCOL, environment, timeout_s=120.0) as opened:
+    with ProcessTarget("cuda:0", "cuda:0", GRAPH, environment, timeout_s=120.0) as opened:
         yield opened
 
 
@@ -55,11 +57,10 @@ def test_defaults_are_right_and_have_times(target, name):
     loaded = registry.load(name)
     for text in loaded.kernel.problems:
         problem = loaded.kernel.parse(text)
-        outcome = target.evaluate(loaded.entry, problem, loaded.space.default(problem, target.device))
+        outcome = target.evaluate(loaded.entry, problem, loaded.space.default(problem, target.device)).outcome
         assert isinstance(outcome, Timing), (text, outcome)
-        assert outcome.protocol == GRAPH_PROTOCOL and isinstance(
-            target.time_reference(loaded.entry, problem), Timing
-        )
+        assert outcome.protocol == str(GRAPH)
+        assert isinstance(target.time_reference(loaded.entry, problem), Timing)
 
 
 def test_an_illegal_access_is_a_row_and_the_sweep_goes_on(target, tmp_path, db_path, monkeypatch):

@@ -71,9 +71,9 @@ def swept(target, path, *problems, kernel="gemm", **options):
 def asked_of(target, monkeypatch):
     asked, answer = [], target.evaluate
 
-    def evaluate(entry, problem, config, **more):
+    def evaluate(entry, problem, config, best_ms=None):
         asked.append(config)
-        return answer(entry, problem, config, **more)
+        return answer(entry, problem, config, best_ms)
 
     monkeypatch.setattr(target, "evaluate", evaluate)
     return asked

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from autotune import exchange, locate
 from autotune.data import Config, Failure, Problem, Reason, Timing, Trial
-from autotune.store import COLUMNS, KEY, Store, StoreError
+from autotune.report.study import sections
+from autotune.row import COLUMNS, KEY
+from autotune.store import Store, StoreError
+from autotune.summary import Job, Summary
 
 PROBLEM = Problem.parse("M=1,N=2,K=3,dtype=float16")
 
@@ -58,6 +61,63 @@ def test_best_is_the_fastest_and_ties_go_to_the_smaller_config(db_path):
         store.record(trial(5, outcome=Failure(Reason.WRONG, "off", "wall-1")))
         (row,) = store.best()
     assert (row["config"], row["median_ms"], row["problem"]) == ('{"A":1}', 1.0, str(PROBLEM))
+
+
+def finalist(ms, rank_ms, score_ms=None):
+    score_ms = ms if score_ms is None else score_ms
+    return Timing(ms, ms, ms, 3, "wall-1", score_ms, score_ms * 0.9, score_ms * 1.1, rank_ms)
+
+
+def test_ties_of_finalists_go_by_rank_and_then_by_the_configs_text(db_path):
+    with Store(db_path) as store:
+        # 2 is the fastest, 10 and 3 can't be told apart from it; 1 can, by its score, which is not its median.
+        for config, outcome in (
+            (1, finalist(1.0, 2.5, score_ms=2.5)),
+            (2, finalist(1.9, 1.9)),
+            (3, finalist(2.0, 1.9)),
+            (10, finalist(2.1, 1.9)),
+        ):
+            store.record(trial(config, outcome=outcome))
+        (row,) = store.best()
+    # As text, {"A":10} comes before {"A":2}.
+    assert (row["config"], row["rank_ms"], row["median_ms"]) == ('{"A":10}', 1.9, 2.1)
+
+
+def test_a_lucky_single_time_does_not_beat_a_finalist(db_path):
+    with Store(db_path) as store:
+        store.record(trial(1, 0.5))
+        store.record(trial(2, outcome=Timing(0.4, 0.4, 0.4, 3, "wall-1", score_ms=0.3)))
+        assert [row["config"] for row in store.best()] == ['{"A":2}']  # of times taken alone, by score
+        store.record(trial(3, outcome=finalist(2.0, 2.0)))
+        assert [row["config"] for row in store.best()] == ['{"A":3}']
+
+
+@st.composite
+def outcomes(draw):
+    """Few values, so that times, scores and ranks tie, within themselves and with each other."""
+    few = st.sampled_from([1.0, 2.0, 3.0])
+    if draw(st.integers(0, 5)) == 0:
+        return Failure(Reason.WRONG, "off", "wall-1")
+    ms, score_ms = draw(few), draw(few | st.none())
+    rank_ms = draw(few | st.none())
+    score = ms if score_ms is None else score_ms
+    return Timing(ms, ms, ms, 3, "wall-1", score_ms, rank_ms=None if rank_ms is None else min(rank_ms, score))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.integers(1, 30), outcomes(), max_size=8))
+def test_the_view_a_sweep_and_the_report_name_one_winner(tmp_path_factory, found):
+    trials = [trial(config, outcome=outcome) for config, outcome in found.items()]
+    with Store(tmp_path_factory.mktemp("best") / "a.db") as store:
+        for one in trials:
+            store.record(one)
+        winners = [row["config"] for row in store.best()]
+        known = store.outcomes("gemm", "s", PROBLEM, "interpreter", "wall-1")
+    summary = Summary(Job("gemm", PROBLEM), "interpreter", Config(A=1), known)
+    studies = [study for section in sections(trials, {}) for study in section.studies]
+    assert winners == [str(summary.best[0]) for _ in winners]
+    assert winners == [str(study.best.trial.config) for study in studies if study.best is not None]
+    assert bool(winners) == (summary.best is not None)
 
 
 def test_best_keeps_sources_devices_and_protocols_apart(db_path):

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 import autotune
-from autotune.data import UsageError
+from autotune.data import Problem, UsageError
 from autotune.kernels._bsr import BsrWeight
+from autotune.summary import Job
 from autotune.workload import Workload
 
 
@@ -109,7 +110,21 @@ def test_save_and_load(tmp_path):
     assert loaded == workload
     loaded.save(tmp_path / "b.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert str(loaded.jobs()[0].problem) == NT.removeprefix("gemm ")
+    # Most work first: 3 calls of 6 x 5 x 8 before one of 2 x 3 x 3 x 8.
+    bmm = Problem.parse("M=3,N=3,K=8,dtype=float32,B=2,layout=nt")
+    assert loaded.jobs() == [Job("gemm", Problem.parse(NT.removeprefix("gemm ")), 3), Job("gemm", bmm, 1)]
+
+
+def test_calls_weigh_as_work_does(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(
+            json.dumps({"kernel": "gemm", "problem": f"M={m},N=64,K=64,dtype=float32", "calls": calls}) + "\n"
+            for m, calls in ((64, 1), (32, 3), (16, 3), (64, 1))
+        )
+    )
+    jobs = Workload.load(tmp_path / "a.jsonl").jobs()
+    # 64 x 2 before 32 x 3 before 16 x 3: the two lines of one problem are one job.
+    assert [(job.problem["M"], job.calls) for job in jobs] == [(64, 2), (32, 3), (16, 3)]
 
 
 GOOD = '{"kernel": "gemm", "problem": "M=1,N=2,K=3,dtype=float16", "calls": 2}\n'

@@ -13,7 +13,7 @@ from autotune.data import Failure, Trial
 from autotune.report import words
 from autotune.report.study import Section, Study, steps
 from autotune.report.style import COLOURS, DARK
-from autotune.tables import short
+from autotune.spelling import short
 
 #: Configs listed for each problem.
 FASTEST = 5

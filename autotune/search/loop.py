@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from autotune.data import Config, Device, Outcome, Problem, Timing
+from autotune.data import Config, Device, Outcome, Problem, Timing, UsageError
 from autotune.search.experience import Experience
 from autotune.search.sampler import SurrogateSampler
 from autotune.space import SearchSpace
@@ -90,6 +90,9 @@ class _Proposals:
         experience: Sequence[Experience],
     ) -> None:
         self.default = space.default(problem, device)
+        why_not = space.why_not(self.default, problem, device)
+        if why_not is not None:
+            raise UsageError(f"the space's own default {self.default} is not allowed for {problem}: {why_not}; mend it")
         self._seeds = [*seeds, *space.seeds(problem, device)]
         self._asked = set(known)
         self._distributions: dict[str, Any] = {

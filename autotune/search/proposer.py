@@ -22,10 +22,12 @@ CLIP_FROM = 8
 GROWTH, STEPS = 1.08, 6
 #: Expected variance of what a source gets wrong: a sixth of the best speed.
 SOURCE_VARIANCE = 0.025
+#: How far a source's weight may turn out from one, in standard deviations of what it gets wrong.
+SOURCE_SWING = 3.0
 
 
 class Proposer:
-    """Stateless in what it knows: told all that was measured at every proposal, it keeps only what saves time."""
+    """Told all that was measured at every proposal; keeps the candidates and what the last fit came to."""
 
     def __init__(self, candidates: Candidates, sources: Sequence[Floats] = (), seed: int = 0) -> None:
         """:param sources: (N,) merits that other problems or devices let expect, one array each."""
@@ -80,7 +82,9 @@ class Proposer:
             believed, scale = np.full(len(free), shares.mean()), max(float(shares.var()), 1e-12)
         y = believed[rows] - shares
         if len(rows) >= max(3, self._fitted_at * GROWTH):
-            self._surrogate.fit(self._candidates.codes[rows], y, sources[rows], scale, STEPS)
+            # Taken up again in the middle, the fit has some way to catch up.
+            steps = STEPS if self._fitted_at else STEPS * (1 + len(rows) // 20)
+            self._surrogate.fit(self._candidates.codes[rows], y, SOURCE_SWING * sources[rows], scale, steps)
             self._fitted_at, self._posterior = len(rows), None
         posterior = self._taken(rows, pending, sources)
         gain = _expected_improvement(posterior.mean(y) - believed, posterior.deviation(y, scale), -shares.max())
@@ -94,7 +98,7 @@ class Proposer:
         wanted = [*rows, *pending]
         known = self._posterior
         if known is None or wanted[: len(known.rows)] != known.rows or len(known) != len(self._candidates):
-            known = self._surrogate.posterior(self._candidates.codes, sources)
+            known = self._surrogate.posterior(self._candidates.codes, SOURCE_SWING * sources)
         known.take(wanted[len(known.rows) :])
         self._posterior = known
         return known

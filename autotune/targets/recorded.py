@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from autotune import device, exchange
-from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing, Trial, UsageError
-from autotune.rung import Resources, Rung
+from autotune.data import Config, Device, Problem, Trial, UsageError
+from autotune.row import to_trial
 from autotune.store import Store
 
 #: kernel -> problem, as recorded -> source -> config -> trial, in the order of the measurements.
@@ -21,7 +20,6 @@ Trials: TypeAlias = Mapping[str, Mapping[Problem, Mapping[str, Mapping[Config, T
 
 _SQLITE = b"SQLite format 3\0"
 _KEY = re.compile(r"([^/]+)/([0-9]+)sm/([0-9]+)GiB/(.+)")
-_MILLISECONDS = ("median_ms", "p20_ms", "p80_ms", "score_ms", "low_ms", "high_ms", "rank_ms")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,10 @@ def read(path: Path, text: str = "") -> Recorded:
     rows = [row for row in rows if row["device"] == key]
     protocol, *others = _protocols(path, rows)
     found: dict[str, dict[Problem, dict[str, dict[Config, Trial]]]] = {}
-    trials = [_trial(path, row) for row in rows if row["protocol"] == protocol]
+    try:
+        trials = [to_trial(row) for row in rows if row["protocol"] == protocol]
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     for trial in sorted(trials, key=lambda trial: (trial.created_at, str(trial.config))):
         sources = found.setdefault(trial.kernel, {}).setdefault(trial.problem, {})
         sources.setdefault(trial.source, {})[trial.config] = trial
@@ -113,29 +114,3 @@ def _device(key: str) -> Device:
     # No limit on shared memory: configs that asked for too much are recorded as failed. L2: not known.
     warp_size = 64 if arch.startswith("gfx9") else 32
     return Device(name=name, arch=arch, shared_bytes_per_block=2**31, l2_bytes=0, warp_size=warp_size, **facts)
-
-
-def _trial(path: Path, row: Mapping[str, Any]) -> Trial:
-    try:
-        return Trial(
-            **{name: row[name] for name in ("kernel", "source", "device", "target", "created_at")},
-            **{name: row[name] or "" for name in ("triton", "torch", "driver")},
-            problem=Problem.parse(row["problem"]),
-            config=Config.parse(row["config"]),
-            outcome=_outcome(row),
-            provenance=dict(json.loads(row["provenance"] or "{}")),
-            rung=None if row["rung"] is None else Rung(row["rung"]),
-            seconds={name: float(spent) for name, spent in json.loads(row["seconds"] or "{}").items()},
-            resources=None
-            if row["shared_bytes"] is None
-            else Resources(row["shared_bytes"], row["registers"], row["spill_bytes"]),
-            same_as=None if row["same_as"] is None else Config.parse(row["same_as"]),
-        )
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path}: {row['kernel']} {row['problem']} {row['config']}: {error}") from error
-
-
-def _outcome(row: Mapping[str, Any]) -> Outcome:
-    if row["median_ms"] is None:
-        return Failure(Reason(row["reason"]), row["detail"] or "", row["protocol"])
-    return Timing(n=row["n"], protocol=row["protocol"], **{name: row[name] for name in _MILLISECONDS})
