@@ -91,7 +91,9 @@ class Tuner:
                 done = self._trials is not None and len(self.summary.outcomes) >= self._trials
                 self.summary.ended = f"{self._trials} trials are done" if done else "nothing is left to try"
                 return
-            self._store.record(self._recorded(step) or self._trial(step.config, self._took[step.config], step.origin))
+            self._store.record(
+                self._recorded(step) or self._trial(step.config, self._took[step.config], step.origin)
+            )
             self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
             yield step
 

@@ -58,7 +58,7 @@ def tune(
     :raises UsageError: on an unknown kernel, problem or target, or a budget that is not positive.
     """
     # What a file has recorded is the file's to tell; else all is known before a worker starts.
-    replay = open_target(target) if replays(target) else None
+    replay = open_target(target, seed, objective) if replays(target) else None
     loaded = registry.load(kernel) if replay is None else replay.load(kernel)
     if replay is not None and not problems:
         problems = loaded.kernel.problems

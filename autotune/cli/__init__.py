@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before numpy is loaded: threads of the search's small matrices wait for each other in busy loops, on cores that
+# the compilers and the worker need.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import click
 
 from autotune.cli import check, move, show, tune

@@ -67,7 +67,7 @@ def explain(kernel: str, problem: str | None, target: str, objective: Objective,
     from autotune.dispatch import Dispatcher
     from autotune.targets import device_of, open_target, replays
 
-    replay = open_target(target) if replays(target) else None
+    replay = open_target(target, objective=objective) if replays(target) else None
     loaded = registry.load(kernel) if replay is None else replay.load(kernel)
     if problem is None:
         if replay is None or len(loaded.kernel.problems) > 1:

@@ -63,7 +63,7 @@ def tune(
         raise UsageError(f"--trials is {trials}; it must be at least 1")
     wanted = tuning.TRIALS if trials is None and budget_s is None else trials
     # What a file has recorded is the file's to tell; else all is known before a worker starts.
-    replay = open_target(target) if replays(target) else None
+    replay = open_target(target, seed, objective, eager) if replays(target) else None
     jobs = _jobs(kernel, problems, workload, replay)
     summaries: list[Summary] = []
     try:

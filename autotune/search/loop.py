@@ -45,7 +45,7 @@ def search(
     announce: Callable[[Config], None] = lambda config: None,
     ahead: int = 0,
 ) -> Iterator[Step]:
-    """Measure the default, then ``seeds`` and the space's own, then what the sampler proposes.
+    """Measure the default, then ``seeds``, then the space's own or the best of ``experience``, then what is proposed.
 
     Ends when ``trials`` configs are known, those in ``known`` included, or the space is exhausted. No config
     is evaluated twice. The same seed and the same outcomes give the same steps. Stop it at any time.
@@ -92,8 +92,11 @@ class _Proposals:
         self.default = space.default(problem, device)
         why_not = space.why_not(self.default, problem, device)
         if why_not is not None:
-            raise UsageError(f"the space's own default {self.default} is not allowed for {problem}: {why_not}; mend it")
-        self._seeds = [*seeds, *space.seeds(problem, device)]
+            raise UsageError(
+                f"the space's own default {self.default} is not allowed for {problem}: {why_not}; mend it"
+            )
+        # What was measured elsewhere knows better than a published list which configs to try first.
+        self._seeds = [*seeds, *(() if experience else space.seeds(problem, device))]
         self._asked = set(known)
         self._distributions: dict[str, Any] = {
             name: CategoricalDistribution(values) for name, values in space.params(problem, device).items()

@@ -42,14 +42,14 @@ def replays(name: str) -> bool:
 def open_target(name: str, seed: int = 0, objective: Objective = "throughput", eager: bool = False) -> Target:
     """Start the target called ``name``; use it as a context manager.
 
-    :param objective: what the score of a candidate is; a replay has that of its record
+    :param objective: what the score of a candidate is; of a replay, which rows answer if there are several kinds
     :param eager: on a GPU, time single launches and no graphs
     :raises UsageError: if it is unknown or not present.
     """
     if replays(resolve(name)):
         from autotune.targets.replay import Replay
 
-        return Replay(name.removeprefix(_REPLAY))
+        return Replay(name.removeprefix(_REPLAY), objective)
     return open_machine(name, seed, objective, eager)
 
 

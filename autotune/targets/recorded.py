@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from autotune import device, exchange
 from autotune.data import Config, Device, Problem, Trial, UsageError
+from autotune.protocol import Objective, objective_of
 from autotune.row import to_trial
 from autotune.store import Store
 
@@ -34,8 +35,10 @@ class Recorded:
     other_protocols: tuple[str, ...] = ()
 
 
-def read(path: Path, text: str = "") -> Recorded:
+def read(path: Path, text: str = "", objective: Objective = "throughput") -> Recorded:
     """The trials of a database or of JSON lines, of the device whose key contains ``text``.
+
+    Of several protocols the one of this objective with the most rows.
 
     :raises UsageError: if the file is missing, has no trial, or more than one device to choose from.
     :raises StoreError: if it can't be read.
@@ -45,7 +48,7 @@ def read(path: Path, text: str = "") -> Recorded:
     rows = _rows(path)
     key = _chosen_device(path, sorted({row["device"] for row in rows}), text)
     rows = [row for row in rows if row["device"] == key]
-    protocol, *others = _protocols(path, rows)
+    protocol, *others = _protocols(path, rows, objective)
     found: dict[str, dict[Problem, dict[str, dict[Config, Trial]]]] = {}
     try:
         trials = [to_trial(row) for row in rows if row["protocol"] == protocol]
@@ -90,13 +93,13 @@ def _chosen_device(path: Path, keys: Sequence[str], text: str) -> str:
     )
 
 
-def _protocols(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Those with a time, the one to replay first: for throughput rather than latency, then the most rows."""
+def _protocols(path: Path, rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[str]:
+    """Those with a time, the one to replay first: of the objective asked for, then of the most rows."""
     timed = {row["protocol"] for row in rows if row["median_ms"] is not None}
     if not timed:
         raise UsageError(f"{path} has failures only on {rows[0]['device']}; there is no time to replay")
     counts = Counter(row["protocol"] for row in rows)
-    return sorted(timed, key=lambda name: ("latency" in name, -counts[name], name))
+    return sorted(timed, key=lambda name: (objective_of(name) != objective, -counts[name], name))
 
 
 def _device(key: str) -> Device:

@@ -12,6 +12,7 @@ from pathlib import Path
 from autotune import registry
 from autotune.candidate import Measured
 from autotune.data import Config, Problem, Timing, UsageError
+from autotune.protocol import Objective
 from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
 from autotune.table import read_table, stem_of
@@ -24,14 +25,17 @@ class Replay:
 
     ahead = 0
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, objective: Objective = "throughput") -> None:
         """:param where: ``FILE`` or ``FILE#TEXT``
+        :param objective: which rows answer, where the file has several protocols
 
         :raises UsageError: if the file is missing, not in order, or has several devices to choose from.
         """
         self.file, _, text = where.partition("#")
         table = None if stem_of(self.file) is None else read_table(self.file)
-        self._recorded = recorded.read(Path(self.file), text) if table is None else tabled.recorded(table)
+        self._recorded = (
+            recorded.read(Path(self.file), text, objective) if table is None else tabled.recorded(table)
+        )
         self._tabled = None if table is None else tabled.loaded(table)
         self.device, self.protocol = self._recorded.device, self._recorded.protocol
         if text not in self.device.key:
