@@ -6,6 +6,9 @@ import ast
 import hashlib
 from pathlib import Path
 
+#: What stands before the hash of a recorded table, which has no code.
+TABLE = "table:"
+
 HELPERS = Path(__file__).parent / "kernels"
 
 #: Fields of syntax nodes that say nothing, or that not every Python has.
@@ -22,6 +25,14 @@ def source_hash(path: Path) -> str:
     for file in sorted(_with_helpers(path), key=lambda file: file.name):
         digest.update(f"{file.name}\n{_text(_code(file))}\n".encode())
     return digest.hexdigest()
+
+
+def is_stale(source: str, present: str | None) -> bool:
+    """Whether rows of ``source`` are of other code than the kernel has now.
+
+    :param present: the hash of its code, None if no such kernel is installed
+    """
+    return source != present and not source.startswith(TABLE)
 
 
 def _code(path: Path) -> ast.Module:

@@ -14,6 +14,7 @@ from autotune.checking import Comparison, Verdict
 from autotune.data import Config, Device, Outcome, Timing
 from autotune.registry import Loaded
 from autotune.rung import Rung
+from autotune.source import TABLE, is_stale
 from autotune.spelling import short
 from autotune.summary import Summary
 
@@ -101,10 +102,15 @@ def winners(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> No
     """``sources``: the hash of each known kernel's present code."""
     table = _table("kernel", "problem", "config", "time", "device", "protocol", "triton", "code", right=("time",))
     for row in rows:
+        source, score_ms = row["source"], row.get("score_ms") or row["median_ms"]
         table.add_row(
-            *(row["kernel"], row["problem"], short(Config.parse(row["config"])), f"{row['median_ms']:.4g} ms"),
+            *(row["kernel"], row["problem"], short(Config.parse(row["config"])), f"{score_ms:.4g} ms"),
             *(row["device"], row["protocol"], row["triton"]),
-            "present" if row["source"] == sources.get(row["kernel"]) else "other: tune again",
+            "recorded table"
+            if source.startswith(TABLE)
+            else "other: tune again"
+            if is_stale(source, sources.get(row["kernel"]))
+            else "present",
         )
     _print(table)
 

@@ -10,6 +10,7 @@ from math import exp, log
 
 from autotune.data import Config, Failure, Problem, Reason, Timing, Trial, Value
 from autotune.rung import Rung
+from autotune.source import is_stale
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,15 @@ def sections(trials: Sequence[Trial], sources: Mapping[str, str]) -> list[Sectio
             tuple(
                 sorted(
                     (
-                        Study(kernel, code, problem, device, protocol, tuple(rows), code != sources.get(kernel))
+                        Study(
+                            kernel,
+                            code,
+                            problem,
+                            device,
+                            protocol,
+                            tuple(rows),
+                            is_stale(code, sources.get(kernel)),
+                        )
                         for (problem, code), rows in studies.items()
                     ),
                     key=lambda study: (study.stale, -(study.best.timing.score if study.best else 0.0)),

@@ -45,7 +45,7 @@ def search(
     announce: Callable[[Config], None] = lambda config: None,
     ahead: int = 0,
 ) -> Iterator[Step]:
-    """Measure the default, then ``seeds``, then the space's own or the best of ``experience``, then what is proposed.
+    """Measure the default, ``seeds``, the space's own (or the best of ``experience``), then what is proposed.
 
     Ends when ``trials`` configs are known, those in ``known`` included, or the space is exhausted. No config
     is evaluated twice. The same seed and the same outcomes give the same steps. Stop it at any time.

@@ -11,6 +11,7 @@ from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Tim
 from autotune.kernel import Field, Kernel
 from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
+from autotune.source import TABLE
 from autotune.space import SearchSpace
 from autotune.table import Table
 from autotune.targets.recorded import Recorded
@@ -93,7 +94,7 @@ def _problem(table: Table) -> Problem:
 
 def _source(table: Table) -> str:
     """There is no code to hash: the recorded truth stands for itself."""
-    return hashlib.sha256(table.codes.tobytes() + table.time_ms.tobytes()).hexdigest()
+    return TABLE + hashlib.sha256(table.codes.tobytes() + table.time_ms.tobytes()).hexdigest()
 
 
 def _outcome(time_ms: float) -> Outcome:
