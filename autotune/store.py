@@ -21,7 +21,7 @@ from sqlite_utils.migrations import Migrations
 
 from autotune import locate
 from autotune.data import AutotuneError, Config, Outcome, Problem, Trial, UsageError
-from autotune.row import COLUMNS, KEY, KINDS, REQUIRED, checked, to_outcome, to_row
+from autotune.row import COLUMNS, KEY, KINDS, REQUIRED, checked, to_row, to_trial
 
 #: How long a writer waits for another one's transaction before giving up.
 BUSY_SECONDS = 30.0
@@ -158,15 +158,20 @@ class Store:
         with self._explained(), self._db.atomic():
             return sum(self._db.conn.execute(statement, row).rowcount for row in rows)
 
-    def outcomes(
-        self, kernel: str, source: str, problem: Problem, device: str, protocol: str
-    ) -> dict[Config, Outcome]:
-        """What is known of a problem: config -> outcome, in the order recorded."""
+    def trials(self, kernel: str, source: str, problem: Problem, device: str, protocol: str) -> dict[Config, Trial]:
+        """What is known of a problem, by config, in the order recorded."""
         where = "kernel = ? and source = ? and problem = ? and device = ? and protocol = ?"
         values = [kernel, source, str(problem), device, protocol]
         with self._explained():
             rows = list(self._db["trials"].rows_where(where, values, order_by="created_at, config"))
-        return {Config.parse(row["config"]): to_outcome(row) for row in rows}
+        return {trial.config: trial for trial in map(to_trial, rows)}
+
+    def outcomes(
+        self, kernel: str, source: str, problem: Problem, device: str, protocol: str
+    ) -> dict[Config, Outcome]:
+        """Like :meth:`trials`, without where they are from."""
+        found = self.trials(kernel, source, problem, device, protocol)
+        return {config: trial.outcome for config, trial in found.items()}
 
     def groups(self, kernel: str) -> dict[Group, int]:
         """The sweeps of a kernel: what their trials have in common -> how many of them have a time."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import Any
 
 from autotune.candidate import Measured
 from autotune.data import Config, Outcome, Timing, Trial
@@ -41,6 +42,8 @@ class Tuner:
         self.prospect = Prospect(job.calls)
         self.started = self.finished = False
         self._took: dict[Config, Measured] = {}
+        #: Its rows in the database, by config.
+        self._known: dict[Config, Trial] = {}
 
     @property
     def ended(self) -> bool:
@@ -54,7 +57,8 @@ class Tuner:
         self.summary = Summary(job, target.name, self._loaded.space.default(job.problem, target.device))
         name, source, device = self._loaded.name, self._loaded.source, target.device
         if not self._again:
-            self.summary.outcomes = self._store.outcomes(name, source, job.problem, device.key, target.protocol)
+            self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)
+        self.summary.outcomes = {config: trial.outcome for config, trial in self._known.items()}
         self._steps = search(
             self._loaded.space,
             job.problem,
@@ -91,9 +95,7 @@ class Tuner:
                 done = self._trials is not None and len(self.summary.outcomes) >= self._trials
                 self.summary.ended = f"{self._trials} trials are done" if done else "nothing is left to try"
                 return
-            self._store.record(
-                self._recorded(step) or self._trial(step.config, self._took[step.config], step.origin)
-            )
+            self._record(self._copied(step) or self._trial(step))
             self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
             yield step
 
@@ -113,10 +115,10 @@ class Tuner:
         self.finished = True
         again: set[Config] = set()
         for _ in range(MOST_FINALS if self.summary.measured and self.summary.trouble is None else 0):
+            timed = timings(self.summary.outcomes)
             # A twin shares the outcome of the config that ran in its place.
-            twins = {config for config, measured in self._took.items() if measured.same_as is not None}
-            timed = {config: one for config, one in timings(self.summary.outcomes).items() if config not in twins}
-            chosen = finalists(timed, FINAL_SECONDS)
+            alone = {config: timing for config, timing in timed.items() if self._known[config].same_as is None}
+            chosen = finalists(alone, FINAL_SECONDS)
             if len(chosen) < 2 or again.issuperset(chosen):
                 return
             again |= set(chosen)
@@ -131,47 +133,48 @@ class Tuner:
                 self._final(config, timing)
 
     def _final(self, config: Config, timing: Timing) -> None:
-        before = self._took.get(config)
-        if before is None:  # of an earlier sweep
-            after = Measured(timing, Rung.FINAL)
-        else:
-            after = replace(before, outcome=timing, rung=Rung.FINAL)
+        """A new outcome, for the config and for those that share its code."""
+        before = self._known[config]
+        if config in self._took and before.rung is not None and before.rung is not Rung.FINAL:
             self.summary.settled[before.rung] -= 1
             self.summary.settled[Rung.FINAL] += 1
-        self._took[config] = after
-        for one, measured in [(config, after), *self._twins_of(config, timing)]:
-            self._took[one] = measured
-            self.summary.outcomes[one] = timing
-            self._store.record(self._trial(one, measured, "final"))
+        now = self._now()
+        self._record(replace(before, outcome=timing, rung=Rung.FINAL, **now))
+        for twin in [trial for trial in self._known.values() if trial.same_as == config]:
+            self._record(replace(twin, outcome=timing, **now))
 
-    def _twins_of(self, config: Config, timing: Timing) -> list[tuple[Config, Measured]]:
-        """Those that share the outcome of ``config``, which has a new one."""
-        twins = [(one, measured) for one, measured in self._took.items() if measured.same_as == config]
-        return [(one, replace(measured, outcome=timing)) for one, measured in twins]
+    def _record(self, trial: Trial) -> None:
+        self._store.record(trial)
+        self._known[trial.config] = trial
+        self.summary.outcomes[trial.config] = trial.outcome
 
-    def _recorded(self, step: Step) -> Trial | None:
+    def _copied(self, step: Step) -> Trial | None:
         """Recorded truth is copied, not measured again: its own source, versions and date."""
         trial = self._took[step.config].recorded
         if trial is None or "origin" in trial.provenance:
             return trial
         return replace(trial, provenance={**trial.provenance, "origin": step.origin})
 
-    def _trial(self, config: Config, measured: Measured, origin: str) -> Trial:
+    def _trial(self, step: Step) -> Trial:
+        measured = self._took[step.config]
         return Trial(
             kernel=self._loaded.name,
             source=self._loaded.source,
             problem=self._job.problem,
             device=self._target.device.key,
-            config=config,
+            config=step.config,
             outcome=measured.outcome,
             target=self._target.name,
-            triton=self._target.triton,
-            torch=self._target.torch,
-            driver=self._target.device.driver,
-            created_at=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-            provenance={"origin": origin, "seed": self._seed, "machine": platform.machine()},
+            provenance={"origin": step.origin, "seed": self._seed, "machine": platform.machine()},
             rung=measured.rung,
             seconds=measured.seconds,
             resources=measured.resources,
             same_as=measured.same_as,
+            **self._now(),
         )
+
+    def _now(self) -> dict[str, Any]:
+        """What a trial says of when and by what it was measured."""
+        target = self._target
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        return {"triton": target.triton, "torch": target.torch, "driver": target.device.driver, "created_at": now}

@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -187,6 +188,9 @@ def test_finalists_are_timed_again_in_turns_and_what_that_finds_is_stored(db_pat
         (row,) = store.best()
         assert Config.parse(row["config"]) == best and row["rung"] == "final" and row["low_ms"] is not None
         rungs = Counter(row["rung"] for row in store.rows())
+        # Who proposed a config is known after its finals too.
+        first = [row for row in store.rows() if json.loads(row["provenance"])["origin"] == "default"]
+    assert [Config.parse(row["config"]) for row in first] == [summary.default]
     assert rungs == Counter({rung.value: count for rung, count in summary.settled.items() if count})
     assert summary.settled.total() == summary.measured == 20
     assert summary.settled[Rung.VERIFY] == summary.failures[Reason.WRONG] > 0
