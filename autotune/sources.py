@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 
-from autotune.data import Config, Device, Outcome, Problem, Timing
+from autotune.data import Config, Device, Outcome, Problem, Timing, UsageError
 from autotune.protocol import objective_of
 from autotune.registry import Loaded
 from autotune.search import Experience
@@ -28,12 +29,7 @@ def experience(store: Store, loaded: Loaded, problem: Problem, device: Device, p
     near: list[tuple[float, str, Group]] = []
     for group, timed in store.groups(loaded.name).items():
         comparable = (group.device == "interpreter") == (device.key == "interpreter")
-        if (
-            group != own
-            and timed >= FEWEST
-            and comparable
-            and objective_of(group.protocol) == objective_of(protocol)
-        ):
+        if group != own and timed >= FEWEST and comparable and _ranked_alike(group.protocol, protocol):
             far = distance(loaded, problem, group.problem)
             far += OTHER_DEVICE * (group.device != device.key) + OTHER_CODE * (group.source != loaded.source)
             near.append((far, str(group), group))
@@ -53,6 +49,13 @@ def distance(loaded: Loaded, a: Problem, b: Problem) -> float:
         elif isinstance(one, int) and isinstance(other, int):
             far += abs(math.log2(max(1, one) / max(1, other)))
     return far
+
+
+def _ranked_alike(theirs: str, ours: str) -> bool:
+    # A file may hold any text there.
+    with suppress(UsageError):
+        return objective_of(theirs) == objective_of(ours)
+    return False
 
 
 def _scores(outcomes: Mapping[Config, Outcome]) -> dict[Config, float | None]:

@@ -68,10 +68,10 @@ class Summary:
 
     @property
     def gain(self) -> float | None:
-        """How many times as fast as the default the winner is; None if one of them has no time."""
+        """How many times as fast as the default the winner is, 1 in a tie; None if one of them has no time."""
         if self.best is None or not isinstance(self.default_outcome, Timing):
             return None
-        return self.default_outcome.score / self.best[1].score
+        return self.default_outcome.rank / self.best[1].rank
 
     @property
     def ties(self) -> int:

@@ -77,6 +77,11 @@ def test_objectives_are_not_mixed_and_protocols_of_one_are(store):
     assert found(store) == [2]
 
 
+def test_a_protocol_that_is_none_is_left_out(store):
+    record(store, NEAR, protocol="nonsense", first_ms=1)
+    assert found(store) == []
+
+
 def test_few_trials_are_left_out_and_so_are_too_many_sources(store):
     record(store, NEAR, count=FEWEST - 1)
     assert found(store) == []

@@ -89,10 +89,10 @@ class Study:
 
     @property
     def gain(self) -> float | None:
-        """Default time over best time."""
-        if self.best is None or self.default_ms is None:
+        """Default time over best time, 1 in a tie."""
+        if self.best is None or self.default is None or not isinstance(self.default.outcome, Timing):
             return None
-        return self.default_ms / self.best.timing.score
+        return self.default.outcome.rank / self.best.timing.rank
 
     @property
     def tied(self) -> tuple[Timed, ...]:
