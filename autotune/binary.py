@@ -33,12 +33,14 @@ def _sections(elf: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield elf[start : elf.index(b"\0", start)], b"" if kind == _NO_BITS else elf[offset : offset + size]
 
 
-def nvidia_registers(cubin: bytes) -> tuple[int, int]:
-    """Registers a thread, and bytes of local memory a thread, which is where spills go.
+def nvidia_registers(cubin: bytes) -> tuple[int | None, int | None]:
+    """Registers a thread, and bytes of local memory a thread, which is where spills go; None without the tool.
 
     :raises RuntimeError: if cuobjdump does not tell them.
     """
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.is_file():  # not every build of Triton brings it
+        return None, None
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -18,8 +18,8 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
     """What to launch for ``problem``. Pure: the same winners give every process the same choice."""
     for winner in winners:
         if winner.problem == problem and _unusable(winner, loaded, problem, device) is None:
-            why = f"measured {winner.median_ms:.4g} ms ({winner.protocol}) with triton {winner.triton}"
-            return Choice(winner.config, "tuned", why)
+            version = f" with triton {winner.triton}" if winner.triton else ""
+            return Choice(winner.config, "tuned", f"measured {winner.score_ms:.4g} ms ({winner.protocol}){version}")
     refused = refusal(loaded, problem, device, winners)
     notes = [] if refused is None else [refused]
     near = [

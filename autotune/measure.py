@@ -40,15 +40,16 @@ class Setting:
     protocol: Protocol
     seed: int = 0
 
-    def stopwatch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Stopwatch:
-        """On ``function(*args)``, and on as many clones of the arguments as the protocol needs."""
-        if self.protocol.clock == "wall":
-            return stopwatch_for(self.protocol, [partial(function, *args)], device.INTERPRETER)
-        seen, _, _ = versions(self.where)
+    def sets(self, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """The arguments, and as many clones of them as the protocol rotates over."""
+        if self.protocol.clock != "cudagraph":
+            return [args]
         held = sum(storage.nbytes() for storage in storages(args).values())
-        count = clones(held, seen) if self.protocol.clock == "cudagraph" else 1
-        sets = [args, *(copied(args) for _ in range(count - 1))]
-        return stopwatch_for(self.protocol, [partial(function, *each) for each in sets], seen)
+        return [args, *(copied(args) for _ in range(clones(held, versions(self.where)[0]) - 1))]
+
+    def stopwatch(self, function: Callable[..., Any], sets: Sequence[tuple[Any, ...]]) -> Stopwatch:
+        """On one call of ``function`` with each of the sets of arguments."""
+        return stopwatch_for(self.protocol, [partial(function, *args) for args in sets], versions(self.where)[0])
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +82,7 @@ def evaluate(
         begun = time.perf_counter()
 
         def time_it() -> tuple[Timing, Rung]:
-            stopwatch = setting.stopwatch(partial(oracle.kernel.run, config), oracle.inputs())
+            stopwatch = setting.stopwatch(partial(oracle.kernel.run, config), setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, best_ms, TIMING_SECONDS)
 
         timed = _caught(time_it, setting.protocol)
@@ -99,9 +100,9 @@ def evaluate_in_turns(
 
         def time_them() -> dict[Config, Timing]:
             # All on the same inputs: a kernel leaves them as they are.
-            args = oracle.inputs()
+            sets = setting.sets(oracle.inputs())
             stopwatches = {
-                config: setting.stopwatch(partial(oracle.kernel.run, config), args) for config in configs
+                config: setting.stopwatch(partial(oracle.kernel.run, config), sets) for config in configs
             }
             return time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
 
@@ -121,7 +122,7 @@ def time_reference(entry: Entry, problem: Problem, setting: Setting) -> Outcome:
         oracle = prepare(entry, problem, setting.seed, setting.where)
 
         def time_it() -> Timing:
-            stopwatch = setting.stopwatch(oracle.kernel.reference, oracle.inputs())
+            stopwatch = setting.stopwatch(oracle.kernel.reference, setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, None, TIMING_SECONDS)[0]
 
         return _caught(time_it, setting.protocol)

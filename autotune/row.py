@@ -90,6 +90,7 @@ def checked(row: Mapping[str, Any]) -> dict[str, Any]:
         config, problem = Config.parse(row["config"]), Problem.parse(row["problem"])
         datetime.fromisoformat(row["created_at"])
         outcome = to_outcome(row)
+        to_trial(known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(str(error)) from error
     return {**known, "config": str(config), "problem": str(problem), **_outcome_columns(outcome)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
@@ -57,7 +58,7 @@ class Graph:
     def __init__(self, functions: Sequence[Callable[[], object]], device: Device) -> None:
         self._calls = len(functions)
         self._flush_bytes = _flush_bytes(device)
-        self._stream = torch.cuda.Stream()
+        self._stream = _side_stream(torch.cuda.current_device())
         self._stream.wait_stream(torch.cuda.current_stream())  # where the inputs were written
         self._graph = torch.cuda.CUDAGraph()
         self._functions = functions  # a graph does not keep the inputs alive
@@ -82,6 +83,12 @@ class Graph:
                 end.record()
             self._stream.synchronize()
         return [begin.elapsed_time(end) / self._calls for begin, end in pairs]
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all graphs: the allocator keeps blocks, the flush buffer's among them, for every stream."""
+    return torch.cuda.Stream(device)
 
 
 class Launches:

@@ -48,7 +48,7 @@ def _ladder(db: Database) -> None:
     for name in COLUMNS[len(_FIRST) :]:
         db["trials"].add_column(name, KINDS[name])  # type: ignore[union-attr]
     # What was timed in turns comes first: a time taken alone may have been lucky.
-    rank = "rank_ms is null, coalesce(rank_ms, score_ms, median_ms)"
+    rank = "rank_ms is null, coalesce(rank_ms, score_ms, median_ms), coalesce(score_ms, median_ms)"
     db.create_view("best", _winners(COLUMNS, rank), replace=True)
 
 

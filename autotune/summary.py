@@ -90,6 +90,6 @@ def timings(outcomes: Mapping[Config, Outcome]) -> dict[Config, Timing]:
     return {config: outcome for config, outcome in outcomes.items() if isinstance(outcome, Timing)}
 
 
-def place(config: Config, timing: Timing) -> tuple[bool, float, str]:
-    """Sorts configs, the winner first: what was timed in turns before what was not, equals by their text."""
-    return timing.rank_ms is None, timing.rank, str(config)
+def place(config: Config, timing: Timing) -> tuple[bool, float, float, str]:
+    """Sorts configs, the winner first: what was timed in turns before what was not; ties by score, then by text."""
+    return timing.rank_ms is None, timing.rank, timing.score, str(config)

@@ -89,9 +89,9 @@ def ladder(rows: Sequence[Summary]) -> None:
             seconds[name] += spent
     if not settled.total():
         return
-    table = _table(
-        "rung", "candidates that ended there", "", "seconds", right=("candidates that ended there", "seconds")
-    )
+    # A replay's seconds are those of its record.
+    seconds_of = "seconds, as recorded" if all(row.target.startswith("replay:") for row in rows) else "seconds"
+    table = _table("rung", "ended there", "that is", seconds_of, right=("ended there", seconds_of))
     for rung, meaning in _RUNGS.items():
         if settled[rung] or seconds[rung.value]:
             table.add_row(rung.value, str(settled[rung]), meaning, f"{seconds[rung.value]:.1f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -18,7 +19,7 @@ from autotune.schedule import Prospect
 from autotune.search import Step, search
 from autotune.sources import experience
 from autotune.store import Store
-from autotune.summary import Job, Summary, timings
+from autotune.summary import Job, Summary, place, timings
 from autotune.targets.target import Target, TargetError
 from autotune.timing import FINAL_SECONDS, finalists
 
@@ -56,9 +57,10 @@ class Tuner:
         self._loaded = target.load(job.kernel, job.problem)
         self.summary = Summary(job, target.name, self._loaded.space.default(job.problem, target.device))
         name, source, device = self._loaded.name, self._loaded.source, target.device
+        self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)
         if not self._again:
-            self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)
-        self.summary.outcomes = {config: trial.outcome for config, trial in self._known.items()}
+            self.summary.outcomes = {config: trial.outcome for config, trial in self._known.items()}
+            self.prospect.best_ms = self._best_ms
         self._steps = search(
             self._loaded.space,
             job.problem,
@@ -68,7 +70,7 @@ class Tuner:
             seed=self._seed,
             known=self.summary.outcomes,
             # What won on other code of this kernel is a good guess for this one.
-            seeds=self._store.stale_winners(name, source, job.problem, device.key),
+            seeds=[*self._known_finalists(), *self._store.stale_winners(name, source, job.problem, device.key)],
             experience=experience(self._store, self._loaded, job.problem, device, target.protocol),
             announce=lambda config: target.announce(self._loaded.entry, job.problem, config),
             ahead=target.ahead,
@@ -99,10 +101,17 @@ class Tuner:
             self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
             yield step
 
+    def _known_finalists(self) -> list[Config]:
+        """To be measured first when all is measured anew: what the database serves must not outlive it."""
+        if not self._again:
+            return []
+        timed = timings({config: trial.outcome for config, trial in self._known.items()})
+        return sorted((config for config in timed if timed[config].rank_ms is not None), key=str)
+
     @property
     def _best_ms(self) -> float | None:
-        best = self.summary.best
-        return None if best is None else best[1].score
+        """The least time so far, be it of a finalist or not yet."""
+        return min((timing.score for timing in timings(self.summary.outcomes).values()), default=None)
 
     def _evaluate(self, config: Config) -> Outcome:
         measured = self._target.evaluate(self._loaded.entry, self._job.problem, config, self._best_ms)
@@ -110,36 +119,61 @@ class Tuner:
         self._took[config] = measured
         return measured.outcome
 
-    def finish(self) -> None:
-        """Time the fastest in turns, if this sweep measured any."""
+    def finish(self, end: float = math.inf) -> None:
+        """Time the fastest in turns, those that were before included, until ``end`` on the monotonic clock."""
         self.finished = True
-        again: set[Config] = set()
-        for _ in range(MOST_FINALS if self.summary.measured and self.summary.trouble is None else 0):
-            timed = timings(self.summary.outcomes)
-            # A twin shares the outcome of the config that ran in its place.
-            alone = {config: timing for config, timing in timed.items() if self._known[config].same_as is None}
-            chosen = finalists(alone, FINAL_SECONDS)
-            if len(chosen) < 2 or again.issuperset(chosen):
+        raced: set[Config] = set()
+        for _ in range(MOST_FINALS):
+            chosen = self._finalists()
+            if len(chosen) < 2 or raced.issuperset(chosen) or self.summary.trouble is not None:
                 return
-            again |= set(chosen)
-            begun = time.monotonic()
-            try:
-                found = self._target.evaluate_in_turns(self._loaded.entry, self._job.problem, chosen)
-            except TargetError as error:
+            if time.monotonic() > end or not (self.summary.measured or self._unranked(chosen)):
+                return
+            raced |= set(chosen)
+            self._race(chosen)
+
+    def _unranked(self, chosen: list[Config]) -> bool:
+        """Whether an earlier sweep was stopped before their finals."""
+        timed = timings(self.summary.outcomes)
+        return any(timed[config].rank_ms is None for config in chosen)
+
+    def _finalists(self) -> list[Config]:
+        """The fastest, and who has won so far."""
+        # A twin shares the outcome of the config that ran in its place.
+        alone = {
+            config: timing
+            for config, timing in timings(self.summary.outcomes).items()
+            if self._known[config].same_as is None
+        }
+        chosen = finalists(alone, FINAL_SECONDS)
+        winner = min(alone, key=lambda config: place(config, alone[config]), default=None)
+        return chosen if winner is None or winner in chosen or not chosen else [*chosen, winner]
+
+    def _race(self, chosen: list[Config]) -> None:
+        begun = time.monotonic()
+        try:
+            found = self._target.evaluate_in_turns(self._loaded.entry, self._job.problem, chosen)
+        except TargetError as error:
+            if len(chosen) < 4:
                 self.summary.trouble = str(error)
                 return
-            self.summary.spend(Rung.FINAL.value, time.monotonic() - begun)
-            for config, timing in found.items():
-                self._final(config, timing)
+            self._race(chosen[: len(chosen) // 2])  # one of them does not run any more
+            return
+        spent = time.monotonic() - begun
+        for config, timing in found.items():
+            self._final(config, timing, spent / len(found))
+        if found:
+            self.summary.spend(Rung.FINAL.value, spent)
 
-    def _final(self, config: Config, timing: Timing) -> None:
+    def _final(self, config: Config, timing: Timing, seconds: float) -> None:
         """A new outcome, for the config and for those that share its code."""
         before = self._known[config]
         if config in self._took and before.rung is not None and before.rung is not Rung.FINAL:
             self.summary.settled[before.rung] -= 1
             self.summary.settled[Rung.FINAL] += 1
         now = self._now()
-        self._record(replace(before, outcome=timing, rung=Rung.FINAL, **now))
+        spent = {**before.seconds, Rung.FINAL.value: before.seconds.get(Rung.FINAL.value, 0.0) + seconds}
+        self._record(replace(before, outcome=timing, rung=Rung.FINAL, seconds=spent, **now))
         for twin in [trial for trial in self._known.values() if trial.same_as == config]:
             self._record(replace(twin, outcome=timing, **now))
 
@@ -165,7 +199,13 @@ class Tuner:
             config=step.config,
             outcome=measured.outcome,
             target=self._target.name,
-            provenance={"origin": step.origin, "seed": self._seed, "machine": platform.machine()},
+            # Its number: finalists get a new date.
+            provenance={
+                "trial": len(self.summary.outcomes),
+                "origin": step.origin,
+                "seed": self._seed,
+                "machine": platform.machine(),
+            },
             rung=measured.rung,
             seconds=measured.seconds,
             resources=measured.resources,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune import dispatch, locate, registry
 from autotune.data import Problem, UsageError
-from autotune.schedule import SLICE, next_slice
+from autotune.schedule import FIRST_SLICE, SLICE, next_slice
 from autotune.search import Step
 from autotune.store import Store
 from autotune.summary import Job, Summary
@@ -94,7 +95,7 @@ def sweep(
         raise UsageError(f"budget is {budget_s:g} s; it must be more than 0")
     summaries = [] if summaries is None else summaries
     wanted = TRIALS if trials is None and budget_s is None else trials
-    tuners = [Tuner(job, target, store, trials=wanted, seed=seed, again=again) for job in jobs]
+    tuners = [Tuner(job, target, store, trials=wanted, seed=seed, again=again) for job in merged(jobs)]
 
     def advance(number: int, count: int | None = None, end: float = math.inf, patient: bool = True) -> None:
         """The next ``count`` trials of one problem."""
@@ -126,14 +127,21 @@ def _share(tuners: Sequence[Tuner], advance: Callable[..., None], end: float, mo
         number = next_slice([tuner.prospect for tuner in tuners], [not tuner.ended for tuner in tuners])
         if number is None or time.monotonic() >= end - reserve_s:
             break
-        advance(number, SLICE, end - reserve_s, patient=False)
+        advance(number, SLICE if tuners[number].started else FIRST_SLICE, end - reserve_s, patient=False)
         if tuners[number].ended:
-            tuners[number].finish()
+            tuners[number].finish(end)
     for tuner in sorted(under_way, key=lambda tuner: tuner.prospect.cost_ms, reverse=True):
         if not tuner.ended:
             tuner.summary.ended = "the time is up"
-        if time.monotonic() < end:
-            tuner.finish()
+        tuner.finish(end)
+
+
+def merged(jobs: Iterable[Job]) -> list[Job]:
+    """Each problem once, with the calls of all its jobs, where it came first."""
+    calls: Counter[tuple[str, Problem]] = Counter()
+    for job in jobs:
+        calls[job.kernel, job.problem] += job.calls
+    return [Job(kernel, problem, count) for (kernel, problem), count in calls.items()]
 
 
 def most_work_first(jobs: Iterable[Job]) -> list[Job]:

@@ -28,7 +28,7 @@ class Winner:
     problem: Problem
     source: str
     config: Config
-    median_ms: float
+    score_ms: float
     protocol: str
     triton: str
 
@@ -51,8 +51,11 @@ def read_rows(path: Path) -> Rows:
         newer = sorted({str(name) for (name,) in applied} - set(locate.MIGRATIONS))
         if newer:
             raise ValueError(f"it has the newer schema {newer[-1]}; upgrade autotune")
+        # A file that is only read may be older than the column.
+        there = {row[1] for row in connection.execute("pragma table_info(best)")}
+        time_ms = "coalesce(score_ms, median_ms)" if "score_ms" in there else "median_ms"
         rows = connection.execute(
-            "select kernel, device, problem, source, config, median_ms, protocol, triton from best "
+            f"select kernel, device, problem, source, config, {time_ms}, protocol, triton from best "
             "order by kernel, device, problem, protocol"
         )
         for kernel, device, *row in rows:
@@ -66,10 +69,10 @@ def winners_of(loaded: Loaded, device: Device, rows: Rows, objective: Objective)
     Of several for one problem the newest protocol's comes first.
     """
     winners = []
-    for problem, source, config, median_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
+    for problem, source, config, score_ms, protocol, triton in rows.get((loaded.name, device.key), ()):
         # Not rows that this version writes.
         with suppress(UsageError, TypeError, ValueError, AttributeError, RecursionError):
             known = loaded.kernel.parse(problem)
-            if 0 < median_ms < math.inf and objective_of(protocol) == objective:
-                winners.append(Winner(known, str(source), Config.parse(config), median_ms, protocol, str(triton)))
+            if 0 < score_ms < math.inf and objective_of(protocol) == objective:
+                winners.append(Winner(known, str(source), Config.parse(config), score_ms, protocol, str(triton)))
     return tuple(sorted(winners, key=lambda winner: (str(winner.problem), preference(winner.protocol))))

@@ -335,3 +335,17 @@ def test_a_proposal_at_200_trials_of_20_000_configs_takes_50_ms_at_most(root):
     )
     taken = [float(word) for word in run.stdout.split()]
     assert len(taken) == 11 and statistics.mean(taken) < 0.1
+
+
+def test_a_second_study_starts_afresh():
+    sampler = SurrogateSampler(SPACE, seed=0)
+    found = []
+    for _ in range(2):
+        study = optuna.create_study(sampler=sampler)
+        configs = []
+        for _ in range(12):
+            trial = study.ask(SPACE)
+            configs.append(tuple(sorted(trial.params.items())))
+            study.tell(trial, planted(trial.params))
+        found.append(configs)
+    assert found[0] == found[1] and len(set(found[1])) == 12

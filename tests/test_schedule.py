@@ -1,6 +1,6 @@
 import math
 
-from autotune.schedule import ENOUGH, PATIENCE, Prospect, next_slice
+from autotune.schedule import ENOUGH, HOPELESS, PATIENCE, Prospect, next_slice
 
 
 def after(*promises, calls=1, best_ms=1.0, seconds=1.0):
@@ -37,5 +37,7 @@ def test_a_problem_has_had_enough_only_after_several_small_promises():
     assert not after(None, *[small] * (PATIENCE - 1)).enough
 
 
-def test_a_problem_without_any_time_yet_stays_first():
-    assert after(None, best_ms=None).rate == math.inf
+def test_a_problem_where_nothing_runs_waits_and_is_given_up():
+    assert after(None, best_ms=None).rate == 0
+    assert not after(*[None] * (HOPELESS - 1), best_ms=None).enough
+    assert after(*[None] * HOPELESS, best_ms=None).enough

@@ -102,7 +102,9 @@ def test_finalists_are_near_the_fastest_and_fit_the_budget():
     timings = {Config(n=n): summary([ms], THROUGHPUT) for n, ms in enumerate([1.24, 1.0, 1.26, 1.1, 9.0])}
     assert [config["n"] for config in finalists(timings, 10.0)] == [1, 3, 0]
     assert [config["n"] for config in finalists(timings, 8 * 2.2e-3)] == [1, 3]
-    assert [config["n"] for config in finalists(timings, 0.0)] == [1, 3]
+    # Two may take ten times the budget, and not more.
+    assert [config["n"] for config in finalists(timings, 8 * 2.2e-4)] == [1, 3]
+    assert len(finalists(timings, 8 * 2.0e-4)) < 2
     assert len(finalists({Config(n=n): summary([1.0], THROUGHPUT) for n in range(40)}, 10.0)) == 16
     assert finalists({}, 1.0) == []
 

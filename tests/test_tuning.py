@@ -12,6 +12,7 @@ from autotune.data import Config, Failure, Problem, Reason, Timing, UsageError
 from autotune.rung import Rung
 from autotune.store import Store
 from autotune.summary import Job
+from autotune.targets.target import TargetError
 from autotune.tuning import sweep
 
 GEMM = registry.load("gemm")
@@ -156,7 +157,7 @@ def test_a_budget_stops_in_time_and_tells_what_was_not_reached(db_path, clock):
     assert clock.now <= 20
     # Where several are close, they had their turns from what was kept back.
     assert target.turns
-    only = swept(db_path.with_name("other.db"), TimedTarget(), PROBLEM, OTHER, budget_s=4)
+    only = swept(db_path.with_name("other.db"), TimedTarget(), PROBLEM, OTHER, budget_s=2)
     assert [summary.problem for summary in only] == [PROBLEM]
 
 
@@ -203,10 +204,12 @@ def test_a_config_left_out_of_the_finals_that_looks_faster_than_their_winner_get
 
         def evaluate_in_turns(self, entry, problem, configs):
             found = super().evaluate_in_turns(entry, problem, configs)
-            factor = 2.0 if len(self.turns) == 1 else 1.0
+            ms = {
+                config: timing.score * (2.0 if config in self.turns[0] else 1.0) for config, timing in found.items()
+            }
             return {
-                config: Timing(ms, ms, ms, 9, self.protocol, score_ms=ms, low_ms=ms, high_ms=ms, rank_ms=ms)
-                for config, ms in ((config, factor * timing.score) for config, timing in found.items())
+                config: Timing(one, one, one, 9, self.protocol, score_ms=one, low_ms=one, high_ms=one, rank_ms=one)
+                for config, one in ms.items()
             }
 
     target = Lucky(device=H100)
@@ -214,6 +217,82 @@ def test_a_config_left_out_of_the_finals_that_looks_faster_than_their_winner_get
     first, *others = target.turns
     assert others and not set().union(*others) <= first
     assert summary.best[0] not in first and summary.best[1].rank_ms is not None
+
+
+def test_a_much_faster_config_found_later_races_the_old_winner(db_path):
+    """More than a quarter faster than all others: there is nobody near it to be timed in turns with."""
+
+    hidden = []
+
+    class Hidden(FakeTarget):
+        def milliseconds(self, config):
+            return 0.001 if config in hidden else super().milliseconds(config)
+
+    target = Hidden()
+    swept(db_path, target, trials=12)
+    tried = {config for _, config in target.calls}
+    left = [config for config in GEMM.space.allowed(PROBLEM, device.INTERPRETER) if config not in tried]
+    hidden.append(next(config for config in left if config["BLOCK_K"] != 16))
+    (summary,) = swept(db_path, target, trials=10_000)
+    assert summary.best[0] == hidden[0] and summary.best[1].rank_ms is not None
+    with Store(db_path, readonly=True) as store:
+        assert Config.parse(store.best()[0]["config"]) == hidden[0]
+
+
+def test_finals_that_were_missed_are_made_up_for(db_path):
+    class Stopped(FakeTarget):
+        def evaluate_in_turns(self, entry, problem, configs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(db_path, Stopped(), trials=12)
+    (summary,) = swept(db_path, FakeTarget(), trials=12)
+    assert summary.measured == 0 and summary.best[1].rank_ms is not None
+    third = FakeTarget()
+    swept(db_path, third, trials=12)
+    assert third.turns == []
+
+
+def test_again_measures_first_what_the_database_serves(db_path):
+    (before,) = swept(db_path, FakeTarget(), trials=20)
+    target = FakeTarget()
+    (summary,) = swept(db_path, target, trials=6, again=True)
+    assert before.best[0] in [config for _, config in target.calls]
+    with Store(db_path, readonly=True) as store:
+        assert Config.parse(store.best()[0]["config"]) == summary.best[0]
+
+
+def test_finalists_that_do_not_run_any_more_cost_the_others_little(db_path):
+    class Tired(FakeTarget):
+        def evaluate_in_turns(self, entry, problem, configs):
+            if len(configs) > 4:
+                raise TargetError("one of them crashed")
+            return super().evaluate_in_turns(entry, problem, configs)
+
+    (summary,) = swept(db_path, Tired(device=H100), LARGE[0], trials=60)
+    assert summary.best[1].rank_ms is not None and summary.trouble is None
+
+
+def test_a_problem_where_nothing_runs_does_not_eat_the_budget(db_path, clock):
+    class Half(TimedTarget):
+        def evaluate(self, entry, problem, config, best_ms=None):
+            measured = super().evaluate(entry, problem, config, best_ms)
+            wrong = Measured(Failure(Reason.WRONG, "always", self.protocol), Rung.VERIFY)
+            return wrong if problem == LARGE[0] else measured
+
+    target = Half(device=H100)
+    with Store(db_path) as store:
+        jobs = [Job("gemm", LARGE[0], 1000), Job("gemm", LARGE[1], 1)]
+        summaries = sweep(jobs, target, store, budget_s=100)
+    spent = Counter(problem for problem, _ in target.calls)
+    assert spent[LARGE[0]] <= 30 and spent[LARGE[1]] >= 40
+    assert summaries[0].best is None and summaries[1].best is not None
+
+
+def test_a_problem_given_twice_is_tuned_once(db_path):
+    target = FakeTarget()
+    (summary,) = swept(db_path, target, PROBLEM, PROBLEM, trials=8)
+    assert summary.job.calls == 2 and len(target.calls) == 8
 
 
 @pytest.mark.parametrize("options", [{"trials": 0}, {"trials": -3}, {"budget_s": 0}, {"budget_s": -1}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from autotune.exits import end
 if TYPE_CHECKING:
     from autotune.protocol import Objective
     from autotune.summary import Job, Summary
-    from autotune.targets.target import Target
+    from autotune.targets.replay import Replay
 
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
 
@@ -31,7 +32,7 @@ _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
     type=int,
     help="Configs wanted per problem, known ones included.  [default: 50; with --budget, all that promise a gain]",
 )
-@click.option("--budget", help="Wall time for the whole command: 90s, 10m, 1.5h.")
+@click.option("--budget", help="Wall time for the command, but for the trial under way at its end: 90s, 10m, 1.5h.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--again", is_flag=True, help="Measure anew what the database already knows.")
 @option_objective
@@ -52,19 +53,20 @@ def tune(
 ) -> None:
     """Search for the fastest config of each PROBLEM, for example M=64,N=64,K=64,dtype=float16.
 
-    With --target replay:FILE and no PROBLEM, of each one recorded in FILE.
+    With --target replay:FILE and no PROBLEM, of each one recorded in FILE (of KERNEL, if given).
     """
     from autotune import progress, tables, tuning
     from autotune.store import Store
-    from autotune.targets import open_target, replays
+    from autotune.targets import open_replay, open_target, replays
 
+    started = time.monotonic()
     budget_s = None if budget is None else _seconds(budget)
     if trials is not None and trials < 1:
         raise UsageError(f"--trials is {trials}; it must be at least 1")
     wanted = tuning.TRIALS if trials is None and budget_s is None else trials
     # What a file has recorded is the file's to tell; else all is known before a worker starts.
-    replay = open_target(target, seed, objective, eager) if replays(target) else None
-    jobs = _jobs(kernel, problems, workload, replay)
+    replay = open_replay(target, objective) if replays(target) else None
+    jobs = tuning.merged(_jobs(kernel, problems, workload, replay))
     summaries: list[Summary] = []
     try:
         with (
@@ -72,6 +74,8 @@ def tune(
             Store(locate.for_writing(db)) as store,
             progress.shown(len(jobs), wanted, budget_s) as on_step,
         ):
+            if budget_s is not None:  # what starting the target took is part of it
+                budget_s = max(1e-3, budget_s - (time.monotonic() - started))
             options: dict[str, Any] = {"trials": wanted, "budget_s": budget_s, "seed": seed, "again": again}
             tuning.sweep(jobs, opened, store, **options, on_step=on_step, summaries=summaries)
     except KeyboardInterrupt:
@@ -91,24 +95,26 @@ def tune(
         raise AutotuneError("no candidate of any problem ran; the failures above say why")
 
 
-def _jobs(kernel: str | None, problems: Sequence[str], workload: str | None, replay: Target | None) -> list[Job]:
+def _jobs(kernel: str | None, problems: Sequence[str], workload: str | None, replay: Replay | None) -> list[Job]:
     from autotune import registry
     from autotune.summary import Job
     from autotune.workload import Workload
 
     load = registry.load if replay is None else replay.load
-    loaded = None if kernel is None else load(kernel)
-    if replay is not None and loaded is not None and not problems and workload is None:
-        problems = loaded.kernel.problems
-    jobs = [Job(loaded.name, loaded.kernel.parse(problem)) for problem in problems] if loaded is not None else []
+    if replay is not None and not problems and workload is None:
+        # All that is recorded.
+        loaded = [load(name) for name in (replay.kernels if kernel is None else [kernel])]
+        return [Job(one.name, one.kernel.parse(problem)) for one in loaded for problem in one.kernel.problems]
+    chosen = None if kernel is None else load(kernel)
+    jobs = [Job(chosen.name, chosen.kernel.parse(problem)) for problem in problems] if chosen is not None else []
     if workload is not None:
         jobs += [job for job in Workload.load(workload).jobs() if kernel in (None, job.kernel)]
     if jobs:
         return jobs
     if workload is not None:
         raise UsageError(f"workload {workload} has no problem of {kernel}; leave the kernel out to tune all of it")
-    if loaded is not None:
-        raise UsageError(f"no problem given for {kernel}; for example {loaded.kernel.problems[0]}")
+    if chosen is not None:
+        raise UsageError(f"no problem given for {kernel}; for example {chosen.kernel.problems[0]}")
     raise UsageError("nothing to tune; give KERNEL PROBLEM ..., or --workload FILE")
 
 

@@ -20,4 +20,10 @@ def read(path: Path, kernel: str | None = None) -> list[Trial]:
         trials = [to_trial(row) for row in rows]
     except UsageError as error:
         raise AutotuneError(f"database {path} has a row that is no trial: {error}; remove it") from error
-    return sorted(trials, key=lambda trial: (trial.created_at, str(trial.config)))
+    return sorted(trials, key=_turn)
+
+
+def _turn(trial: Trial) -> tuple[bool, int, str, str]:
+    """By number where it has one: a finalist's date is that of its finals."""
+    number = trial.provenance.get("trial")
+    return isinstance(number, int), number if isinstance(number, int) else 0, trial.created_at, str(trial.config)

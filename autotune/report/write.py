@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from autotune import registry
-from autotune.data import AutotuneError
+from autotune.data import AutotuneError, UsageError
 from autotune.report import plots, rows, words
 from autotune.report.importance import FEWEST, importances
 from autotune.report.page import Plot, Plots, render
@@ -28,6 +28,7 @@ def write(database: Path, output: Path, png: Path | None = None, kernel: str | N
 
     :returns: the folder of the plots.
     :raises AutotuneError: if the database can't be read or has no trials (of ``kernel``).
+    :raises UsageError: if the folder of ``output`` is not there.
     :raises OSError: if a file can't be written.
     """
     if kernel is not None:
@@ -39,6 +40,8 @@ def write(database: Path, output: Path, png: Path | None = None, kernel: str | N
     known = {trial.kernel for trial in trials} & registry.entries().keys()
     found = sections(trials, {name: registry.load(name).source for name in known})
     folder = output.with_name(f"{output.stem}_plots") if png is None else png
+    if not output.parent.is_dir():
+        raise UsageError(f"no folder {output.parent} for {output.name}; make it, or name another --output")
     folder.mkdir(exist_ok=True)
     names = {
         study: f"{one:02}-{two:03}"

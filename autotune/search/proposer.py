@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.search.axes import Floats
 from autotune.search.candidates import Candidates
 from autotune.search.surrogate import Posterior, Singles, Surrogate
 from autotune.search.values import merit
+
+Flags: TypeAlias = NDArray[np.bool_]
 
 #: Random candidates before the surrogate is asked, where nothing else is known.
 FIRST = 5
@@ -68,7 +72,7 @@ class Proposer:
         measured: Sequence[tuple[int, float | None]],
         pending: Sequence[int],
         sources: Floats,
-        free: np.ndarray[tuple[int], np.dtype[np.bool_]],
+        free: Flags,
     ) -> int:
         rows = [row for row, _ in measured]
         shares = merit([value for _, value in measured])
@@ -103,12 +107,10 @@ class Proposer:
         self._posterior = known
         return known
 
-    def _nearest(
-        self, row: int, free: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def _nearest(self, row: int, free: Flags) -> Flags:
         """Of the free candidates those that differ from ``row`` in the fewest parameters."""
         apart = (self._candidates.codes != self._candidates.codes[row]).sum(1)
-        near: np.ndarray[tuple[int], np.dtype[np.bool_]] = free & (apart == apart[free].min())
+        near: Flags = free & (apart == apart[free].min())
         return near
 
     def _visible_sources(self) -> Floats:
@@ -120,7 +122,7 @@ class Proposer:
         return self._sources
 
 
-def _argmax(score: Floats | Singles, free: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+def _argmax(score: Floats | Singles, free: Flags) -> int:
     return int(np.argmax(np.where(free, score, -np.inf)))
 
 

@@ -97,8 +97,8 @@ class SurrogateSampler(BaseSampler):
         if not search_space:
             return {}
         with self._lock:
-            if self._work is None or self._work.space != search_space:
-                self._work = self._started(search_space)
+            if self._work is None or (self._work.study, self._work.space) != (study.study_name, search_space):
+                self._work = self._started(study, search_space)
             work = self._work
             work.take_in(study, trial)
             row = self._proposed(work)
@@ -116,7 +116,7 @@ class SurrogateSampler(BaseSampler):
                 return row
         return work.proposer.propose(work.measured, list(work.pending.values()))
 
-    def _started(self, space: dict[str, BaseDistribution]) -> _Work:
+    def _started(self, study: Study, space: dict[str, BaseDistribution]) -> _Work:
         candidates = self._given
         if candidates is None:
             axes = [axis_of(name, distribution) for name, distribution in space.items()]
@@ -125,7 +125,7 @@ class SurrogateSampler(BaseSampler):
             raise ValueError(f"no allowed config of {', '.join(space)} was found; loosen `allowed`")
         expected = [source.expected(candidates, self._seed) for source in self._experience]
         sources = [one for one in expected if one is not None]
-        return _Work(space, candidates, Proposer(candidates, sources, self._seed))
+        return _Work(study.study_name, space, candidates, Proposer(candidates, sources, self._seed))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -136,7 +136,10 @@ class SurrogateSampler(BaseSampler):
 class _Work:
     """What a sampler knows of one study over one space."""
 
-    def __init__(self, space: dict[str, BaseDistribution], candidates: Candidates, proposer: Proposer) -> None:
+    def __init__(
+        self, study: str, space: dict[str, BaseDistribution], candidates: Candidates, proposer: Proposer
+    ) -> None:
+        self.study = study
         self.space, self.candidates, self.proposer = space, candidates, proposer
         #: Rows and values in the order in which they became known.
         self.measured: list[tuple[int, float | None]] = []

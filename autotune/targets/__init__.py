@@ -9,6 +9,7 @@ from autotune.data import Device, UsageError
 
 if TYPE_CHECKING:
     from autotune.protocol import Objective
+    from autotune.targets.replay import Replay
     from autotune.targets.target import Machine, Target
 
 SPELLINGS = "auto, cuda:N, interpreter or replay:FILE"
@@ -47,10 +48,15 @@ def open_target(name: str, seed: int = 0, objective: Objective = "throughput", e
     :raises UsageError: if it is unknown or not present.
     """
     if replays(resolve(name)):
-        from autotune.targets.replay import Replay
-
-        return Replay(name.removeprefix(_REPLAY), objective)
+        return open_replay(name, objective)
     return open_machine(name, seed, objective, eager)
+
+
+def open_replay(name: str, objective: Objective = "throughput") -> Replay:
+    """:raises UsageError: if the file is missing, or not in order."""
+    from autotune.targets.replay import Replay
+
+    return Replay(name.removeprefix(_REPLAY), objective)
 
 
 def open_machine(name: str, seed: int = 0, objective: Objective = "throughput", eager: bool = False) -> Machine:
@@ -59,6 +65,8 @@ def open_machine(name: str, seed: int = 0, objective: Objective = "throughput", 
     :raises UsageError: if it is unknown, not present, or a replay.
     """
     name = resolve(name)
+    if eager and not name.startswith("cuda"):
+        raise UsageError(f"eager timing is for GPUs, the target is {name}; leave --eager out")
     if replays(name):
         raise UsageError(f"nothing runs on {name}; use --target auto, cuda:N or interpreter")
     # Late, since torch and Triton come with them, and a misspelt name needs neither.

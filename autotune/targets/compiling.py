@@ -26,8 +26,10 @@ class Compiling:
         self._machine = machine
         self.name, self.device, self.protocol = machine.name, machine.device, machine.protocol
         self.triton, self.torch = machine.triton, machine.torch
-        self.ahead = min(MOST_AHEAD, len(os.sched_getaffinity(0)))
-        self._pool = CompilePool(self.protocol) if pool is None else pool
+        cores = len(os.sched_getaffinity(0))
+        self.ahead = min(MOST_AHEAD, cores)
+        # Never more than are asked for at once.
+        self._pool = CompilePool(self.protocol, min(MOST_AHEAD + 1, cores)) if pool is None else pool
         #: Digest of code -> the config first measured with it, and what came of it.
         self._measured: dict[tuple[Entry, Problem, str], tuple[Config, Measured]] = {}
 

@@ -50,8 +50,8 @@ class ProcessTarget:
         self.timeout_s = timeout_s
         self._setting = Setting(where, protocol, seed)
         self._worker = Worker(environment, memory_bytes)
-        self._asked: tuple[Entry, Problem] | None = None
-        #: What each of the last candidates on that problem did to the worker.
+        #: What each of the last candidates on a problem did to the worker.
+        self._deaths_on: dict[tuple[Entry, Problem], list[str]] = {}
         self._deaths: list[str] = []
         self.device, self.triton, self.torch = self._start()
 
@@ -110,8 +110,7 @@ class ProcessTarget:
 
     def _prepare(self, entry: Entry, problem: Problem) -> None:
         """Inputs and references first and on their own clock: their trouble is no fault of the candidate."""
-        if self._asked != (entry, problem):
-            self._asked, self._deaths = (entry, problem), []
+        self._deaths = self._deaths_on.setdefault((entry, problem), [])
         if len(self._deaths) >= MOST_DEATHS:
             raise TargetError(
                 f"{entry.name} {problem}: the last {len(self._deaths)} candidates each killed the worker: "

@@ -14,7 +14,7 @@ from autotune import device, exchange
 from autotune.data import Config, Device, Problem, Trial, UsageError
 from autotune.protocol import Objective, objective_of
 from autotune.row import to_trial
-from autotune.store import Store
+from autotune.store import Store, StoreError
 
 #: kernel -> problem, as recorded -> source -> config -> trial, in the order of the measurements.
 Trials: TypeAlias = Mapping[str, Mapping[Problem, Mapping[str, Mapping[Config, Trial]]]]
@@ -71,8 +71,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         if is_database:
             exchange.merge([path], taken)
         else:
-            with path.open(encoding="utf-8-sig") as lines:
-                exchange.import_(taken, lines)
+            try:
+                with path.open(encoding="utf-8-sig") as lines:
+                    exchange.import_(taken, lines)
+            except StoreError as error:
+                raise UsageError(f"{path} is no database, export or table KERNEL@DEVICE.csv.gz: {error}") from error
         with Store(taken, readonly=True) as store:
             rows = list(store.rows())
     if not rows:
@@ -87,8 +90,10 @@ def _chosen_device(path: Path, keys: Sequence[str], text: str) -> str:
     for chosen in (fitting, real):
         if len(chosen) == 1:
             return chosen[0]
+    if not fitting:
+        raise UsageError(f"{path} has no device with {text!r} in its key; it has {', '.join(keys)}")
     raise UsageError(
-        f"{path} has trials of {', '.join(fitting or keys)}, and {len(fitting)} of them fit; "
+        f"{path} has trials of {', '.join(fitting)}, and {len(fitting)} of them fit; "
         f"name one by a part of it: replay:{path}#TEXT"
     )
 

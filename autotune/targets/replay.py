@@ -45,6 +45,11 @@ class Replay:
         self.name = f"replay:{where}" + (f" ({self.protocol})" if self._recorded.other_protocols else "")
         self._kernels: dict[str, Narrowed] = {}
 
+    @property
+    def kernels(self) -> list[str]:
+        """What it has trials of."""
+        return sorted(self._recorded.trials)
+
     def load(self, name: str, problem: Problem | None = None) -> Loaded:
         """The kernel, with the recorded problems for its own and its space cut down to the recorded configs.
 
