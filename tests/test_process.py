@@ -9,6 +9,8 @@ from autotune import device, measure, registry
 from autotune.checking import check
 from autotune.data import Config, Failure, Reason, Timing
 from autotune.kernels.gemm import KERNEL as GEMM
+from autotune.measure import Setting
+from autotune.protocol import Protocol
 from autotune.registry import Entry
 from autotune.rung import Rung
 from autotune.search_spaces.gemm import SPACE
@@ -16,6 +18,8 @@ from autotune.targets import process as process_module
 from autotune.targets.process import ProcessTarget, TargetError
 
 PROBLEM = GEMM.parse("M=16,N=16,K=32,dtype=float32")
+SETTING = Setting("cpu", Protocol("wall", "throughput"))
+DOOMED = GEMM.parse("M=16,N=32,K=16,dtype=float32")
 OTHER = GEMM.parse("M=16,N=16,K=16,dtype=float32")
 ENVIRONMENT = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 MEMORY_BYTES = 2**29
@@ -109,7 +113,7 @@ def config(attack):
 
 @pytest.fixture(scope="module")
 def target():
-    where = {"where": "cpu", "protocol": "wall-1", "environment": ENVIRONMENT}
+    where = {"where": "cpu", "protocol": Protocol("wall", "throughput"), "environment": ENVIRONMENT}
     with ProcessTarget("interpreter", **where, timeout_s=60.0, memory_bytes=MEMORY_BYTES) as target:
         yield target
 
@@ -156,13 +160,13 @@ def test_an_attack_is_a_row_and_the_next_candidate_is_measured_in_a_fresh_worker
 
 @pytest.mark.parametrize("attack", ["asks_torch", "asks_numpy", "asks_python", "asks_in_kernel"])
 def test_whatever_memory_is_missing_in_the_reason_is_resources(entry, attack):
-    failure = measure.verify(entry, PROBLEM, config(attack), 0, "cpu")
+    failure = measure.verify(entry, PROBLEM, config(attack), SETTING)
     assert failure.reason is Reason.RESOURCES, failure
 
 
 def test_a_chain_of_exceptions_without_end_is_a_row_too(entry):
-    failure = measure.verify(entry, PROBLEM, config("raises_in_circles"), 0, "cpu")
-    assert failure == Failure(Reason.RUNTIME, "ValueError: one", "wall-1")
+    failure = measure.verify(entry, PROBLEM, config("raises_in_circles"), SETTING)
+    assert failure == Failure(Reason.RUNTIME, "ValueError: one", "wall-throughput-2")
 
 
 def test_a_wrong_result_costs_no_worker(target, entry):
@@ -183,10 +187,10 @@ def test_deaths_in_a_row_end_the_problem_and_no_other(target, entry, monkeypatch
     assert process_module.MOST_DEATHS == 5
     monkeypatch.setattr(process_module, "MOST_DEATHS", 2)
     for _ in range(2):
-        dead = target.evaluate(entry, PROBLEM, config("dies"))
-        assert dead.outcome == Failure(Reason.RUNTIME, "the process exited with status 3", "wall-1")
+        dead = target.evaluate(entry, DOOMED, config("dies"))
+        assert dead.outcome == Failure(Reason.RUNTIME, "the process exited with status 3", "wall-throughput-2")
     with pytest.raises(TargetError, match="the last 2 candidates each killed the worker: the process exited"):
-        target.evaluate(entry, PROBLEM, config("is_good"))
+        target.evaluate(entry, DOOMED, config("is_good"))
     assert isinstance(target.evaluate(entry, OTHER, config("is_good")).outcome, Timing)
 
 
@@ -223,7 +227,7 @@ class Fragile:
             return None
         if len(self.problems) > self.deaths:
             raise TargetError("stopped with what it has")
-        return Failure(Reason.RUNTIME, "the process exited with status 3", "wall-1")
+        return Failure(Reason.RUNTIME, "the process exited with status 3", "wall-throughput-2")
 
 
 def test_a_check_tells_of_the_deaths_and_goes_on_with_the_next_problem():

@@ -363,7 +363,7 @@ def test_the_command_writes_the_page_and_names_it(cli, tmp_path):
         ("report --db empty.db", 1, "autotune: database empty.db has no trials; make some with `autotune tune`"),
         ("report attention --db some.db", 1, "autotune: database some.db has no trials of attention; make some"),
         ("report gem --db some.db", 2, "autotune: unknown kernel 'gem'; known are"),
-        ("report --db some.db --output no/folder/report.html", 1, "autotune: no/folder/report_plots: No such file"),
+        ("report --db some.db --output no/folder/report.html", 2, "autotune: no folder no/folder for report.html"),
         ("report --db some.db --output taken", 1, "autotune: taken: Is a directory"),
     ],
 )

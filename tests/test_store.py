@@ -68,14 +68,14 @@ def finalist(ms, rank_ms, score_ms=None):
     return Timing(ms, ms, ms, 3, "wall-1", score_ms, score_ms * 0.9, score_ms * 1.1, rank_ms)
 
 
-def test_ties_of_finalists_go_by_rank_and_then_by_the_configs_text(db_path):
+def test_ties_of_finalists_go_by_rank_then_by_score_and_then_by_the_configs_text(db_path):
     with Store(db_path) as store:
         # 2 is the fastest, 10 and 3 can't be told apart from it; 1 can, by its score, which is not its median.
         for config, outcome in (
             (1, finalist(1.0, 2.5, score_ms=2.5)),
-            (2, finalist(1.9, 1.9)),
-            (3, finalist(2.0, 1.9)),
-            (10, finalist(2.1, 1.9)),
+            (2, finalist(1.9, 1.9, score_ms=1.9)),
+            (3, finalist(2.0, 1.9, score_ms=2.0)),
+            (10, finalist(2.1, 1.9, score_ms=1.9)),
         ):
             store.record(trial(config, outcome=outcome))
         (row,) = store.best()

@@ -11,6 +11,7 @@ from math import exp, log
 from autotune.data import Config, Failure, Problem, Reason, Timing, Trial, Value
 from autotune.rung import Rung
 from autotune.source import is_stale
+from autotune.summary import place
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,8 @@ def sections(trials: Sequence[Trial], sources: Mapping[str, str]) -> list[Sectio
     ]
 
 
-def _rank(one: Timed) -> tuple[bool, float, str]:
-    # What was timed in turns comes first: a time taken alone may have been lucky.
-    return one.timing.rank_ms is None, one.timing.rank, str(one.trial.config)
+def _rank(one: Timed) -> tuple[bool, float, float, str]:
+    return place(one.trial.config, one.timing)
 
 
 def _measured(trial: Trial) -> Config:
