@@ -1,7 +1,7 @@
 import pytest
 
 from autotune.data import UsageError
-from autotune.protocol import Protocol, objective_of, protocol_at
+from autotune.protocol import Protocol, objective_of, preference, protocol_at
 
 SPELLINGS = {
     "wall-throughput-2": Protocol("wall", "throughput"),
@@ -26,9 +26,19 @@ def test_older_names_rank_by_throughput_and_are_not_this_version(text):
         Protocol.parse(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "wall", "wall-throughput", "wall-throughput-3", "Wall-throughput-2", "wall-2"]
-)
+def test_protocols_of_other_versions_and_of_tables_have_an_objective_too():
+    assert objective_of("wall-throughput-3") == objective_of("table-throughput-1") == "throughput"
+    assert objective_of("eager-latency-1") == "latency"
+    with pytest.raises(UsageError, match="wall-throughput-2"):
+        Protocol.parse("wall-throughput-3")
+
+
+def test_the_newest_version_is_preferred_then_graphs():
+    names = ["eager-throughput-2", "wall-1", "cudagraph-throughput-2", "eager-throughput-10"]
+    assert sorted(names, key=preference) == [names[3], names[2], names[0], names[1]]
+
+
+@pytest.mark.parametrize("text", ["", "wall", "wall-throughput", "Wall-throughput-2", "wall-2"])
 def test_other_text_is_refused(text):
     with pytest.raises(UsageError, match="protocol"):
         objective_of(text)
