@@ -73,12 +73,15 @@ def test_search_beats_chance_at_a_planted_optimum():
     assert sum(found) / len(found) < 1.2
 
 
-def test_experience_leads_to_the_optimum_right_after_the_seeds():
+def test_experience_takes_the_place_of_the_spaces_seeds_and_leads_to_the_optimum_at_once():
     experience = Experience({config: 5 * planted(config) for config in SPACE.allowed(PROBLEM, DEVICE)})
-    steps = run(trials=4, experience=[experience])
+    steps = run(trials=2, experience=[experience])
     # Its best, (16, 8, 2), is allowed.
-    assert [step.origin for step in steps] == ["default", "seed", "seed", "search"]
-    assert steps[3].config == Config(A=16, B=8, C=2)
+    assert [step.origin for step in steps] == ["default", "search"]
+    assert steps[1].config == Config(A=16, B=8, C=2)
+    # What the caller asks for stays first.
+    own = run(trials=2, experience=[experience], seeds=[Config(A=8, B=8, C=1)])
+    assert (own[1].origin, own[1].config) == ("seed", Config(A=8, B=8, C=1))
 
 
 def test_promise_is_unknown_at_first_and_vanishes_as_the_optimum_is_found():
