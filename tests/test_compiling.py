@@ -12,7 +12,9 @@ from autotune.rung import Resources, Rung
 from autotune.store import Store
 from autotune.summary import Job
 from autotune.targets.compiling import Compiling
+from autotune.targets.target import TargetError
 from autotune.tuning import sweep
+from autotune.worker import WorkerError
 
 GEMM = registry.load("gemm")
 H100 = device.profile("h100")
@@ -156,3 +158,12 @@ def test_a_config_asked_for_again_is_measured_again():
     machine, found = evaluated(FakePool(), DEFAULT, DEFAULT)
     assert machine.ran == [DEFAULT, DEFAULT] and found[1].same_as is None
     assert replace(found[0]) == found[1]
+
+
+def test_a_compiler_that_does_not_start_is_no_fault_of_the_config():
+    class Broken(FakePool):
+        def result(self, entry, problem, config, device):
+            raise WorkerError("Traceback ...\nImportError: no module named triton")
+
+    with pytest.raises(TargetError, match="no compiler for cuda:0: ImportError: no module named triton"):
+        evaluated(Broken(), DEFAULT)

@@ -12,7 +12,8 @@ from autotune.compile_pool import CompilePool
 from autotune.data import Config, Failure, Outcome, Problem, Timing
 from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
-from autotune.targets.target import Machine
+from autotune.targets.target import Machine, TargetError
+from autotune.worker import WorkerDied, WorkerError, WorkerTimeout
 
 #: Candidates compiled ahead at most: what they are is decided before the last of them are measured.
 MOST_AHEAD = 8
@@ -40,7 +41,11 @@ class Compiling:
         self._pool.submit(entry, problem, config, self.device)
 
     def evaluate(self, entry: Entry, problem: Problem, config: Config, best_ms: float | None = None) -> Measured:
-        compiled, spent = self._pool.result(entry, problem, config, self.device)
+        try:
+            compiled, spent = self._pool.result(entry, problem, config, self.device)
+        except (WorkerError, WorkerDied, WorkerTimeout) as error:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise TargetError(f"{entry.name} {problem}: no compiler for {self.name}: {last[0]}") from error
         seconds = {Rung.COMPILE.value: spent}
         if isinstance(compiled, Failure):
             return Measured(compiled, Rung.COMPILE, seconds)
