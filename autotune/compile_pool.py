@@ -175,6 +175,8 @@ def _compile(entry: Entry, problem: Problem, config: Config, device: Device, pro
         # Triton prints the whole assembly where ptxas refuses it.
         with redirect_stdout(None):
             return compile_config(entry, problem, config, device)
+    except OSError:
+        raise  # a full disk, a tool that is not there: no fault of the config, and no row
     # Any: Triton refuses by errors of its own, AssertionError, RuntimeError("PassManager::run failed"), KeyError
     # for an unknown option; and whatever signature() and constexpr code raise is about this config too.
     except Exception as error:
