@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autotune.data import Choice, Config, Failure, Outcome, Problem
+from autotune.data import Choice, Config, Failure, Outcome, Problem, Reason
 from autotune.dispatch import Dispatcher
 from autotune.protocol import Objective
 from autotune.registry import Loaded
@@ -22,6 +22,8 @@ class Verdict:
     problem: Problem
     configs: int = 0
     failures: dict[Config, Failure] = field(default_factory=dict)
+    #: Why the device can't run it at all.
+    unsupported: str | None = None
 
 
 def check(kernels: Sequence[Loaded], target: Machine, *, samples: int, seed: int = 0) -> list[Verdict]:
@@ -31,6 +33,10 @@ def check(kernels: Sequence[Loaded], target: Machine, *, samples: int, seed: int
     for loaded in kernels:
         for text in loaded.kernel.problems:
             problem = loaded.kernel.parse(text)
+            unsupported = loaded.space.unsupported(problem, target.device)
+            if unsupported is not None:
+                verdicts.append(Verdict(loaded.name, problem, unsupported=unsupported))
+                continue
             default = loaded.space.default(problem, target.device)
             others = [config for config in loaded.space.allowed(problem, target.device) if config != default]
             verdict = Verdict(loaded.name, problem)
@@ -73,6 +79,12 @@ def compare(
     for loaded in kernels:
         for problem in problems or [loaded.kernel.parse(text) for text in loaded.kernel.problems]:
             choice = dispatcher.explain(loaded, problem, target.device)
+            unsupported = loaded.space.unsupported(problem, target.device)
+            if unsupported is not None:
+                none = Failure(Reason.RESOURCES, unsupported, target.protocol)
+                torch = target.time_reference(loaded.entry, problem)
+                rows.append(Comparison(loaded.name, problem, choice, none, none, torch))
+                continue
             default = loaded.space.default(problem, target.device)
             timed = target.evaluate(loaded.entry, problem, default).outcome
             rows.append(

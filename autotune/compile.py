@@ -38,7 +38,20 @@ def compile_config(entry: Entry, problem: Problem, config: Config, device: Devic
     It is the specialisation a launch on ``device`` makes, so that the launch finds it in Triton's cache. A
     bad config may raise anything, abort the process, or never end.
     """
-    signature = entry.load().kernel.signature(problem, config)
+    launches = [_compile_launch(signature, config, device) for signature in _signatures(entry, problem, config)]
+    return Compiled(
+        _worst([resources for resources, _ in launches]),
+        code=hashlib.sha256("".join(digest for _, digest in launches).encode()).hexdigest(),
+    )
+
+
+def _signatures(entry: Entry, problem: Problem, config: Config) -> tuple[Signature, ...]:
+    found = entry.load().kernel.signature(problem, config)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _compile_launch(signature: Signature, config: Config, device: Device) -> tuple[Resources, str]:
+    """What one launch needs, and the digest of what it runs."""
     built = _build(signature, device)
     if "cubin" in built.asm:
         binary, (registers, spill_bytes) = built.asm["cubin"], nvidia_registers(built.asm["cubin"])
@@ -54,16 +67,25 @@ def compile_config(entry: Entry, problem: Problem, config: Config, device: Devic
         sorted((name, value) for name, value in signature.options.items() if name.startswith("launch_")),
         sorted((n, value) for n, value in signature.constexprs.items() if built.src.signature[n] != "constexpr"),
     )
-    return Compiled(
-        Resources(shared_bytes=built.metadata.shared, registers=registers, spill_bytes=spill_bytes),
-        code=hashlib.sha256(repr(launched).encode() + machine_code(binary)).hexdigest(),
+    resources = Resources(shared_bytes=built.metadata.shared, registers=registers, spill_bytes=spill_bytes)
+    return resources, hashlib.sha256(repr(launched).encode() + machine_code(binary)).hexdigest()
+
+
+def _worst(launches: list[Resources]) -> Resources:
+    """The most of each that any launch needs."""
+    registers = [one.registers for one in launches if one.registers is not None]
+    spills = [one.spill_bytes for one in launches if one.spill_bytes is not None]
+    return Resources(
+        shared_bytes=max(one.shared_bytes for one in launches),
+        registers=max(registers, default=None),
+        spill_bytes=max(spills, default=None),
     )
 
 
 def assembly(entry: Entry, problem: Problem, config: Config, device: Device) -> str:
-    """The device's assembly, PTX or AMDGCN; else as :func:`compile_config`. Hundreds of kilobytes."""
-    built = _build(entry.load().kernel.signature(problem, config), device)
-    return str(built.asm.get("ptx") or built.asm["amdgcn"])
+    """The assembly of all launches, PTX or AMDGCN; else as :func:`compile_config`. Hundreds of kilobytes."""
+    all_built = [_build(signature, device) for signature in _signatures(entry, problem, config)]
+    return "\n".join(str(built.asm.get("ptx") or built.asm["amdgcn"]) for built in all_built)
 
 
 def refused(compiled: Compiled, device: Device, protocol: str) -> Failure | None:

@@ -19,7 +19,12 @@ from autotune.rung import Resources, Rung
 Value: TypeAlias = int | bool | str
 
 #: Bytes per element of the dtypes a problem may name.
-ITEMSIZE: Mapping[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4}
+ITEMSIZE: Mapping[str, int] = {
+    **{"float16": 2, "bfloat16": 2, "float32": 4},
+    **{"float8_e4m3fn": 1, "float8_e5m2": 1, "int8": 1, "int32": 4},
+}
+#: Those that every kernel takes, unless it says otherwise.
+FLOATS = ("float16", "bfloat16", "float32")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")

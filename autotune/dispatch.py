@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from autotune import locate, registry
 from autotune.data import Choice, Config, Device, Problem, UsageError
@@ -23,6 +23,9 @@ from autotune.kernel import Kernel
 from autotune.protocol import Objective
 from autotune.registry import Loaded
 from autotune.winners import Rows, Winner, read_rows, winners_of
+
+if TYPE_CHECKING:
+    import torch
 
 # What the memo look-up raises: KeyError for what is new, the others for arguments that are no such tensors.
 _NOT_KNOWN = (KeyError, AttributeError, TypeError, RuntimeError)
@@ -49,16 +52,18 @@ class Dispatcher:
         except _NOT_KNOWN:
             return self._decide(name, args, kwargs)
 
-    def run(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, name: str, /, *args: Any, out: torch.Tensor | None = None, **kwargs: Any) -> Any:
         choice = self.choose(name, *args, **kwargs)
         kernel, _ = self.known[name]
         if choice.source != "reference":
-            return kernel.run(choice.config, *args, **kwargs)
+            # Few kernels take one.
+            return kernel.run(choice.config, *args, **kwargs, **({} if out is None else {"out": out}))
         import torch
 
         # As a kernel's result, which has no history either; operators add their gradient above this.
         with torch.no_grad():
-            return kernel.reference(*args, **kwargs)
+            result = kernel.reference(*args, **kwargs)
+            return result if out is None else out.copy_(result)
 
     def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
         loaded = registry.load(name)
@@ -93,6 +98,9 @@ class Dispatcher:
     def explain(self, loaded: Loaded, problem: Problem, where: Device) -> Choice:
         if where.arch == "cpu":
             return _torch("this machine has no GPU and TRITON_INTERPRET is not set")
+        why = loaded.space.unsupported(problem, where)
+        if why is not None:
+            return _torch(why)
         winners = self.winners(loaded, where)
         refused = refusal(loaded, problem, where, winners)
         if refused is not None and loaded.name not in self._told:
@@ -165,7 +173,9 @@ def choose(kernel: str, /, *args: Any, **kwargs: Any) -> Config:
 
 
 def run(kernel: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Launch ``kernel`` on ``args`` with the config of choice; the result, a new tensor.
+    """Launch ``kernel`` on ``args`` with the config of choice; the result, a new tensor or a tuple of them.
+
+    :param out: where the kernel takes it: the tensor that gets the result
 
     Not differentiable: that is what ``autotune.ops`` is for.
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from autotune.data import ITEMSIZE, Config, Problem, UsageError, Value
+from autotune.data import FLOATS, Config, Problem, UsageError, Value
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Field:
     minimum: int = 0
     #: Row numbers are 32-bit in the kernels, and the last tile reaches past the end.
     maximum: int = 2**31 - 512
+    #: For a choice, or a dtype that is not one of the usual floating-point ones.
     choices: tuple[Value, ...] = ()
 
     def check(self, value: Value) -> str | None:
@@ -28,7 +34,7 @@ class Field:
             return None if inside else f"must be an integer from {self.minimum} to {self.maximum}"
         if self.kind == "flag":
             return None if isinstance(value, bool) else "must be true or false"
-        allowed = tuple(ITEMSIZE) if self.kind == "dtype" else self.choices
+        allowed = self.choices or FLOATS
         if any(value == choice and type(value) is type(choice) for choice in allowed):
             return None
         return f"must be one of {', '.join(map(str, allowed))}"
@@ -48,6 +54,7 @@ class Tolerance:
 
     ``exact`` is the reference in float64, ``torch`` the same reference in the problem's dtype, and eps the
     dtype's machine epsilon. The root mean square of the error is held to the same ratio, with less slack.
+    Results in integers have none: they must be equal.
     """
 
     ratio: float
@@ -65,7 +72,8 @@ class Signature:
     #: Arguments known to be multiples of 16.
     divisible: tuple[str, ...]
     options: Mapping[str, Value]
-    #: Size of the launch grid. Equal code on unequal grids is not the same candidate.
+    #: Size of the launch grid, or for a persistent kernel the number of tiles, from which its grid follows. Equal
+    #: code on unequal grids is not the same candidate.
     programs: int = 0
 
 
@@ -75,21 +83,31 @@ class Operator:
 
     #: The public function, ``autotune.ops.<front.__name__>``; calls ``torch.ops.autotune.NAME``.
     front: Callable[..., Any]
-    #: ``(Tensor a, Tensor b) -> Tensor``
+    #: ``(Tensor a, Tensor b) -> Tensor``, or ``-> (Tensor, Tensor)`` for a kernel of two results.
     schema: str
-    #: Operator arguments -> an empty tensor of the result's shape, dtype and device.
+    #: Operator arguments -> empty tensors of the results' shapes, dtypes and device.
     fake: Callable[..., Any]
-    #: (gradient, *operator arguments) -> one gradient or None per operator argument.
-    backward: Callable[..., tuple[Any, ...]]
+    #: (gradients, operator arguments, results) -> one gradient or None per operator argument. Gradients are one per
+    #: result; the results are empty unless ``saves_results``. None: not differentiable.
+    backward: Callable[[Tensors, tuple[Any, ...], Tensors], tuple[Any, ...]] | None
     #: Operator arguments -> the kernel's arguments.
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
+    #: The kernel's arguments -> what a torch call that this kernel serves gets; the front, where it takes them.
+    apply: Callable[..., Any] | None = None
+    saves_results: bool = False
+    #: Also define ``NAME_out``, whose last argument ``Tensor(a!) out`` goes to the kernel's ``run`` as ``out=``.
+    out: bool = False
+
+    def __call__(self, *args: Any) -> Any:
+        """The operator on the kernel's arguments, differentiable."""
+        return (self.apply or self.front)(*args)
 
 
 @dataclass(frozen=True)
 class Serves:
     """A torch call that a kernel can stand in for."""
 
-    #: The call's arguments -> arguments of the operator's front, or a sentence: why it can't serve them.
+    #: The call's arguments -> the kernel's arguments, or a sentence: why it can't serve them.
     args: Callable[..., tuple[Any, ...] | str]
     #: (result, *the call's arguments) -> the call's result: a bias, say.
     finish: Callable[..., Any] | None = None
@@ -109,15 +127,18 @@ class Kernel:
     key: Callable[..., Hashable]
     #: (problem, seed, torch device) -> args with random data.
     inputs: Callable[[Problem, int, str], tuple[Any, ...]]
-    #: (config, *args) -> result. Allocates its own output, leaves its inputs untouched.
+    #: (config, *args) -> result, a tensor or a tuple of them. Allocates its output, leaves its inputs untouched.
     run: Callable[..., Any]
-    #: args -> result, in plain torch, in the arguments' own dtype.
+    #: args -> result, in plain torch, in the arguments' own dtype: in float64 if their floating tensors are.
     reference: Callable[..., Any]
     work: Callable[[Problem], Work]
     #: Problems worth testing and measuring, as text.
     problems: tuple[str, ...]
     tolerances: Mapping[str, Tolerance]
-    signature: Callable[[Problem, Config], Signature]
+    #: One per launch, in order.
+    signature: Callable[[Problem, Config], Signature | tuple[Signature, ...]]
+    #: args -> result, what torch users run today; timed beside the kernel. None: the reference.
+    baseline: Callable[..., Any] | None = None
     #: A rule over several fields: None, or what a problem breaks ("HKV=3 must divide H=8").
     rule: Callable[[Problem], str | None] = lambda problem: None
     operator: Operator | None = None

@@ -117,12 +117,13 @@ def verify(entry: Entry, problem: Problem, config: Config, setting: Setting) -> 
 
 
 def time_reference(entry: Entry, problem: Problem, setting: Setting) -> Outcome:
-    """The time of the kernel's reference in torch, by the same protocol."""
+    """The time of what torch users run instead, the kernel's baseline or reference, by the same protocol."""
     with _current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
+        peer = oracle.kernel.baseline or oracle.kernel.reference
 
         def time_it() -> Timing:
-            stopwatch = setting.stopwatch(oracle.kernel.reference, setting.sets(oracle.inputs()))
+            stopwatch = setting.stopwatch(peer, setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, None, TIMING_SECONDS)[0]
 
         return _caught(time_it, setting.protocol)

@@ -21,31 +21,55 @@ _NAMESPACE = "autotune"
 def _define(kernel: str, operator: Operator) -> None:
     name = f"{_NAMESPACE}::{operator.front.__name__}"
 
-    def compute(*args: Any) -> Any:
+    def compute(*args: Any, **out: torch.Tensor) -> Any:
         kind = args[0].device.type
         if not torch.is_autocast_enabled(kind):
-            return dispatch.run(kernel, *operator.kernel_args(*args))
+            return dispatch.run(kernel, *operator.kernel_args(*args), **out)
         # The result's dtype is the arguments', as the fake says; torch's reference must not be cast either.
         with torch.autocast(kind, enabled=False):
-            return dispatch.run(kernel, *operator.kernel_args(*args))
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, torch.Tensor)))
-        tensors = [isinstance(value, torch.Tensor) for value in inputs]
-        ctx.others = [
-            (is_tensor, None if is_tensor else value) for is_tensor, value in zip(tensors, inputs, strict=True)
-        ]
-
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        tensors = iter(ctx.saved_tensors)
-        inputs = [next(tensors) if is_tensor else value for is_tensor, value in ctx.others]
-        with torch.autocast(gradient.device.type, enabled=False):
-            return operator.backward(gradient, *inputs)
+            return dispatch.run(kernel, *operator.kernel_args(*args), **out)
 
     torch.library.define(name, operator.schema)
     torch.library.impl(name, "default")(compute)
     torch.library.register_fake(name)(operator.fake)
+    if operator.backward is not None:
+        _differentiate(name, operator)
+    if operator.out:
+        _define_out(name, operator.schema, compute)
+
+
+def _differentiate(name: str, operator: Operator) -> None:
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        results = output if isinstance(output, tuple) else (output,)
+        values = [*inputs, *(results if operator.saves_results else ())]
+        tensors = [isinstance(value, torch.Tensor) for value in values]
+        ctx.save_for_backward(*(value for value in values if isinstance(value, torch.Tensor)))
+        ctx.others = [None if is_tensor else value for is_tensor, value in zip(tensors, values, strict=True)]
+        ctx.is_tensor, ctx.input_count = tensors, len(inputs)
+
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+        values = [
+            next(saved) if is_tensor else other for is_tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
+        ]
+        inputs, results = tuple(values[: ctx.input_count]), tuple(values[ctx.input_count :])
+        assert operator.backward is not None
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return operator.backward(gradients, inputs, results)
+
     torch.library.register_autograd(name, backward, setup_context=save)
+
+
+def _define_out(name: str, schema: str, compute: Callable[..., Any]) -> None:
+    """``NAME_out``: the same with a last argument ``out`` that takes the result."""
+    arguments, _, _ = schema.rpartition(") -> ")
+
+    def compute_out(*args: Any) -> None:
+        compute(*args[:-1], out=args[-1])
+
+    torch.library.define(f"{name}_out", f"{arguments}, Tensor(a!) out) -> ()")
+    torch.library.impl(f"{name}_out", "default")(compute_out)
+    torch.library.register_fake(f"{name}_out")(lambda *args: None)
 
 
 _fronts: dict[str, Callable[..., Any]] = {}

@@ -26,7 +26,7 @@ class _Router(TorchFunctionMode):
         served = calls.read(self.claimed, func, cast_args, cast_kwargs)
         if not isinstance(served, calls.Served) or served.kernel.operator is None:
             return func(*args, **kwargs)
-        result = served.kernel.operator.front(*served.args)
+        result = served.kernel.operator(*served.args)
         finish = served.serves.finish
         return result if finish is None else finish(result, *cast_args, **cast_kwargs)
 

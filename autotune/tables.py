@@ -135,7 +135,8 @@ def verdicts(rows: Sequence[Verdict]) -> None:
         details = [
             f"{short(config)}: {failure.reason.value} {failure.detail}" for config, failure in row.failures.items()
         ]
-        table.add_row(row.kernel, str(row.problem), str(row.configs), "\n".join(details) or "right")
+        verdict = "\n".join(details) or row.unsupported or "right"
+        table.add_row(row.kernel, str(row.problem), str(row.configs), verdict)
     _print(table)
 
 

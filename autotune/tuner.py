@@ -56,6 +56,10 @@ class Tuner:
         self.started = True
         self._loaded = target.load(job.kernel, job.problem)
         self.summary = Summary(job, target.name, self._loaded.space.default(job.problem, target.device))
+        why = self._loaded.space.unsupported(job.problem, target.device)
+        if why is not None:
+            self.summary.trouble, self.summary.ended = f"{job.kernel} {job.problem}: {why}", "the device can't run it"
+            return self.summary
         name, source, device = self._loaded.name, self._loaded.source, target.device
         self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)
         if not self._again:

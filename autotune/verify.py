@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from autotune.data import Config
 from autotune.guard import Arena, breach, fresh_memory
-from autotune.kernel import Kernel, Tolerance
+from autotune.kernel import Kernel, Tensors, Tolerance
 
 #: Of the slack for the largest error, what the mean error gets: one element may be unlucky in its rounding,
 #: all of them may not.
@@ -53,16 +53,20 @@ class Truth:
     """One set of arguments and its two references, computed once for all candidates."""
 
     args: tuple[Any, ...]
-    #: The reference in float64.
-    exact: torch.Tensor
-    #: torch's result in the arguments' own dtype.
-    peer: torch.Tensor
+    #: The results of the reference in float64.
+    exact: Tensors
+    #: torch's results in the arguments' own dtype.
+    peer: Tensors
 
     @classmethod
     def of(cls, kernel: Kernel, args: tuple[Any, ...]) -> Truth:
-        exact = kernel.reference(*widened(args))
+        exact = as_tuple(kernel.reference(*widened(args)))
         with _full_accumulation():
-            return cls(args, exact, kernel.reference(*args))
+            return cls(args, exact, as_tuple(kernel.reference(*args)))
+
+
+def as_tuple(results: torch.Tensor | Tensors) -> Tensors:
+    return results if isinstance(results, tuple) else (results,)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,6 @@ class Oracle:
         self._truths = [Truth.of(kernel, each) for each in (args, *others)]
         self._arena = Arena(args, *others)
         self.exact = self._truths[0].exact
-        self.tolerance = kernel.tolerances[str(self._truths[0].peer.dtype).removeprefix("torch.")]
 
     def inputs(self) -> tuple[Any, ...]:
         """A copy of the first set, to time a candidate on. The next candidate gets a new copy in its place."""
@@ -99,7 +102,7 @@ class Oracle:
         for truth in (*self._truths, self._truths[0]):
             args = self._arena.load(truth.args)
             with fresh_memory() as blocks:
-                result = self.kernel.run(config, *args)
+                result = as_tuple(self.kernel.run(config, *args))
             outside = breach(blocks) or self._arena.fault()
             if outside is not None:
                 return Fault(outside, corrupting=True)
@@ -107,21 +110,29 @@ class Oracle:
             if why is not None:
                 return Fault(why)
             results.append(result)
-        first, again = results[0], results[-1]
-        if not torch.equal(_bits(first), _bits(again)):
-            worst = (first.double() - again.double()).abs().max().item()
-            return Fault(f"two runs on the same inputs differ by up to {worst:.3g}: a race")
-        if first.numel() and first.data_ptr() == again.data_ptr():
-            return Fault("it returned the same memory twice: its second result overwrites its first")
+        for first, again in zip(results[0], results[-1], strict=True):
+            if not torch.equal(_bits(first), _bits(again)):
+                worst = (first.double() - again.double()).abs().max().item()
+                return Fault(f"two runs on the same inputs differ by up to {worst:.3g}: a race")
+            if first.numel() and first.data_ptr() == again.data_ptr():
+                return Fault("it returned the same memory twice: its second result overwrites its first")
         return None
 
-    def _compare(self, result: torch.Tensor, truth: Truth) -> str | None:
-        if result.shape != truth.peer.shape or result.dtype != truth.peer.dtype:
-            return (
-                f"result is {tuple(result.shape)} {result.dtype}, "
-                f"expected {tuple(truth.peer.shape)} {truth.peer.dtype}"
-            )
-        return compare(result, truth.peer, truth.exact, self.tolerance)
+    def _compare(self, results: Tensors, truth: Truth) -> str | None:
+        if len(results) != len(truth.peer):
+            return f"it has {len(results)} results, expected {len(truth.peer)}"
+        for number, (result, peer, exact) in enumerate(zip(results, truth.peer, truth.exact, strict=True)):
+            which = "result" if len(results) == 1 else f"result {number}"
+            if result.shape != peer.shape or result.dtype != peer.dtype:
+                return f"{which} is {tuple(result.shape)} {result.dtype}, expected {tuple(peer.shape)} {peer.dtype}"
+            if result.is_floating_point():
+                tolerance = self.kernel.tolerances[str(result.dtype).removeprefix("torch.")]
+                why = compare(result, peer, exact, tolerance)
+            else:
+                why = unequal(result, exact)
+            if why is not None:
+                return why if len(results) == 1 else f"{which}: {why}"
+        return None
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -164,6 +175,16 @@ def compare(result: torch.Tensor, peer: torch.Tensor, exact: torch.Tensor, toler
                 f"largest at {_place(where, result)}"
             )
     return None
+
+
+def unequal(result: torch.Tensor, exact: torch.Tensor) -> str | None:
+    """None if integers are what they should be, else where they are not."""
+    wrong = (result != exact).reshape(-1).nonzero()
+    if not wrong.numel():
+        return None
+    first = int(wrong[0])
+    got, right = int(result.reshape(-1)[first]), int(exact.reshape(-1)[first])
+    return f"{wrong.numel()} values differ; the first is {got}, not {right}, at {_place(first, result)}"
 
 
 class _Norms:

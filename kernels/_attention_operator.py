@@ -7,20 +7,27 @@ from typing import Any
 import torch
 
 from autotune.kernel import Operator, Serves
+from autotune.kernels._masks import binding_window, score_factors
 
 aten = torch.ops.aten
 
 
 def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """:raises ValueError: if shapes, head counts, dtypes or devices don't fit together."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)}; attention takes (batch, heads, seq, head_dim)"
             )
-    if k.shape != v.shape:
-        raise ValueError(f"k is {tuple(k.shape)} and v is {tuple(v.shape)}; their shapes must be equal")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k is {tuple(k.shape)} and v is {tuple(v.shape)}; all but their last sizes must be equal")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(f"q is {tuple(q.shape)} and k is {tuple(k.shape)}; batch and head_dim must be equal")
+    check_heads_and_kinds(q, k, v)
+
+
+def check_heads_and_kinds(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """:raises ValueError: if head counts (of dimension 1), dtypes or devices don't fit together."""
     heads, kv_heads = q.shape[1], k.shape[1]
     if heads != kv_heads and (kv_heads == 0 or heads % kv_heads):
         raise ValueError(f"q has {heads} heads and k has {kv_heads}; the heads of k must divide those of q")
@@ -30,58 +37,72 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
 
 
 def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, scale: float | None = None
-) -> torch.Tensor:
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """softmax(scale * q k^T) v, like torch.nn.functional.scaled_dot_product_attention.
 
     :param q: (batch, heads, seq_q, head_dim)
-    :param k: (batch, kv_heads, seq_k, head_dim), kv_heads dividing heads; ``v`` likewise
+    :param k: (batch, kv_heads, seq_k, head_dim), kv_heads dividing heads
+    :param v: (batch, kv_heads, seq_k, head_dim_v)
     :param causal: query i sees keys 0 to i (top-left, as torch does)
-    :param scale: default head_dim ** -0.5
+    :param scale: default head_dim ** -0.5; any finite number
+    :param window: query i sees only keys j with abs(i - j) < window; 1 is the least
+    :param softcap: scores become softcap * tanh(score / softcap)
+    :param return_lse: also return the natural log of each row's sum of exp(score) over the keys it sees, float32
 
-    float16, bfloat16 and float32 with head_dim up to 256 run the tuned kernel, others torch's. A query
-    without keys gives 0. Accumulates in float32, whatever autocast says. Differentiable in reverse mode.
+    Returns (batch, heads, seq_q, head_dim_v), and lse as (batch, heads, seq_q). float16, bfloat16 and float32
+    with head dimensions up to 256 run the tuned kernel, others torch's. A query that sees no key gives 0, and
+    lse -inf. Accumulates in float32, whatever autocast says. Differentiable in reverse mode.
 
-    :raises ValueError: if shapes, head counts, dtypes or devices don't fit together.
+    :raises ValueError: if shapes, head counts, dtypes or devices don't fit together, or an option breaks its rule.
     """
     check(q, k, v)
-    result: torch.Tensor = torch.ops.autotune.attention(q, k, v, causal, scale)
-    return result
+    check_options(scale, window, softcap)
+    out, lse = torch.ops.autotune.attention(q, k, v, causal, scale, window, softcap)
+    return (out, lse) if return_lse else out
+
+
+def check_options(scale: float | None, window: int | None, softcap: float | None = None) -> None:
+    """:raises ValueError: naming the option and its rule. No size is looked at, so that none is traced."""
+    score_factors(scale, softcap, 1)
+    binding_window(window, 0, 0)
+
+
+def lse_dtype(q: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(q.dtype, torch.float32)
 
 
 def _fake(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False, scale: float | None = None
-) -> torch.Tensor:
-    return q.new_empty(q.shape)
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=lse_dtype(q))
 
 
 def _backward(
-    gradient: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float | None
+    gradients: tuple[torch.Tensor, ...], inputs: tuple[Any, ...], results: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor | None, ...]:
-    """The textbook gradient in plain torch, with the whole score matrix in memory, in float32 or wider."""
-    dtype, shape = q.dtype, k.shape
-    batch, heads, rows, head_dim = q.shape
-    kv_heads, columns = k.shape[1], k.shape[2]
-    if kv_heads == 0 or columns == 0 or head_dim == 0:
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), None, None
-    wide = torch.promote_types(dtype, torch.float32)
-    group = heads // kv_heads
-    scale = head_dim**-0.5 if scale is None else scale
-    # (batch, kv_heads, group, seq, head_dim); the keys are shared over the group.
-    q, gradient = (t.to(wide).reshape(batch, kv_heads, group, rows, head_dim) for t in (q, gradient))
-    k, v = (t.to(wide).unsqueeze(2) for t in (k, v))
-    scores = q @ k.mT * scale
-    if causal:
-        hidden = torch.ones(rows, columns, dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(hidden, float("-inf"))
-    # A row that sees nothing at all has the result 0, and so no gradient.
-    weights = scores.softmax(-1).masked_fill(scores.amax(-1, keepdim=True) == float("-inf"), 0.0)
-    grad_weights = gradient @ v.mT
-    grad_scores = weights * (grad_weights - (grad_weights * weights).sum(-1, keepdim=True)) * scale
-    grad_q = (grad_scores @ k).reshape(batch, heads, rows, head_dim)
-    grad_k = (grad_scores.mT @ q).sum(2).reshape(shape)
-    grad_v = (weights.mT @ gradient).sum(2).reshape(shape)
-    return grad_q.to(dtype), grad_k.to(dtype), grad_v.to(dtype), None, None
+    q, k, v, *options = inputs
+    return (*torch.ops.autotune.attention_backward(*gradients, q, k, v, *results, *options), *[None] * len(options))
+
+
+def _out_only(*args: Any) -> torch.Tensor:
+    check(*args[:3])
+    out: torch.Tensor = torch.ops.autotune.attention(*args)[0]
+    return out
 
 
 def _sdpa(
@@ -101,8 +122,8 @@ def _sdpa(
         return "dropout is on"
     if any(t.layout != torch.strided or t.is_nested for t in (q, k, v)):
         return "q, k or v is sparse or nested"
-    if q.dim() != 4 or k.shape != v.shape or q.shape[0] != k.shape[0]:
-        return "shapes are not (batch, heads, seq, head_dim) with equal k and v"
+    if q.dim() != 4 or k.dim() != 4 or k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0]:
+        return "shapes are not (batch, heads, seq, head_dim) with as many keys as values"
     if k.shape[1] != q.shape[1] and not enable_gqa:
         return "heads broadcast without enable_gqa"
     return q, k, v, is_causal, scale
@@ -138,9 +159,14 @@ def _efficient(
 
 OPERATOR = Operator(
     front=attention,
-    schema="(Tensor q, Tensor k, Tensor v, bool causal=False, float? scale=None) -> Tensor",
+    schema=(
+        "(Tensor q, Tensor k, Tensor v, bool causal=False, float? scale=None, int? window=None, "
+        "float? softcap=None) -> (Tensor, Tensor)"
+    ),
     fake=_fake,
     backward=_backward,
+    apply=_out_only,
+    saves_results=True,
 )
 
 SERVES = {

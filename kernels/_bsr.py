@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from autotune.kernel import Operator, Serves
+from autotune.kernel import Operator, Serves, Tensors
 from autotune.kernels._gemm_operator import BIAS_MISFIT, add_bias, bias_fits
 
 
@@ -120,16 +120,9 @@ def _fake(
     return x.new_empty(*x.shape[:-1], n)
 
 
-def _backward(
-    gradient: torch.Tensor,
-    x: torch.Tensor,
-    crow: torch.Tensor,
-    columns: torch.Tensor,
-    values: torch.Tensor,
-    n: int,
-    k: int,
-) -> tuple[torch.Tensor | None, ...]:
+def _backward(gradients: Tensors, inputs: tuple[Any, ...], results: Tensors) -> tuple[torch.Tensor | None, ...]:
     """Through the dense matrix, in torch: the gradient of the weight is gathered from the pattern's blocks."""
+    (gradient,), (x, crow, columns, values, n, k) = gradients, inputs
     weight = BsrWeight(crow, columns, values, (n, k))
     block_rows, block_columns = weight.block
     grad_x = gradient @ weight.dense()

@@ -8,73 +8,141 @@ from typing import Any, TypeAlias
 import torch
 
 from autotune.kernel import Operator, Serves
+from autotune.kernels._gemm_arguments import FP8, check, check_out, result_dtype, result_shape
 
 aten = torch.ops.aten
 
-Operands: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+#: The kernel's arguments, in its order.
+Arguments: TypeAlias = tuple[Any, ...]
 
 
-def check(a: torch.Tensor, b: torch.Tensor) -> None:
-    """:raises ValueError: if a (..., M, K) and b (..., K, N) don't multiply, or differ in dtype or device."""
-    for name, tensor in (("a", a), ("b", b)):
-        if tensor.dim() < 2:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; matmul takes 2 dimensions or more")
-    if a.shape[-1] != b.shape[-2]:
-        raise ValueError(
-            f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; the last size of a must be the one before last of b"
-        )
-    if a.dim() > 2 and b.dim() > 2:
-        try:
-            torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        except RuntimeError:
-            raise ValueError(
-                f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; their batch dimensions don't broadcast"
-            ) from None
-    if a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(f"a is {a.dtype} on {a.device} but b is {b.dtype} on {b.device}; convert one of them")
+def matmul(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    batch_invariant: bool = False,
+    allow_tf32: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """act(scale_a * scale_b * (a @ b) + bias) + residual: (..., M, K) @ (..., K, N) -> (..., M, N).
 
+    Accumulates in float32 (int8 in int32) and rounds once, whatever autocast says. Shapes are torch.matmul's for 2
+    dimensions and more: batch dimensions broadcast; sizes may be 0. Differentiable in reverse mode, but for float8
+    and int8. The kernel takes float16, bfloat16, float32, float8_e4m3fn, float8_e5m2 and int8; torch the others.
 
-def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """torch.matmul for 2 dimensions and more: (..., M, K) @ (..., K, N) -> (..., M, N).
-
-    Batch dimensions broadcast; sizes may be 0. float16, bfloat16 and float32 run the tuned kernel, other
-    dtypes torch's. Accumulates in float32 (float32 inputs in full precision, never tf32), whatever autocast
-    says. Differentiable in reverse mode.
-
-    :raises ValueError: if shapes don't multiply, or dtypes or devices differ.
+    :param bias: (N,), of the result's dtype
+    :param activation: ``relu``, ``gelu``, ``gelu_tanh``, ``silu``, or ``swiglu``: the columns of b are [gate | up],
+        and the result silu(gate) * up has N / 2
+    :param residual: of the result's shape and dtype
+    :param scale_a: for float8 and int8, float32: one number, shape () or (1,), or one a row, (..., M, 1)
+    :param scale_b: as ``scale_a``, and given with it: one number, or one a column, (1, N)
+    :param out_dtype: float16, bfloat16 or float32, for int8 without anything else int32; default that of a and b,
+        for float8 and scaled int8 bfloat16, for int8 int32
+    :param batch_invariant: the bits of a row depend on no other row, nor on how many there are
+    :param allow_tf32: float32 operands may be rounded to the 10 bits of tf32, which is never the default
+    :param out: where to write the result; contiguous, and without gradients
+    :raises ValueError: if the arguments don't fit together.
     """
-    check(a, b)
-    product: torch.Tensor = torch.ops.autotune.matmul(a, b)
-    return product
+    check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
+    follows = bias, activation, residual, scale_a, scale_b, out_dtype, batch_invariant, allow_tf32
+    if out is None:
+        product: torch.Tensor = torch.ops.autotune.matmul(a, b, *follows)
+        return product
+    check_out(out, result_shape(a, b, activation), result_dtype(a, scale_a, out_dtype), a.device)
+    tensors = [tensor for tensor in (a, b, bias, residual, out) if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise ValueError("out is given and an argument requires grad; call it without out, or in torch.no_grad()")
+    torch.ops.autotune.matmul_out(a, b, *follows, out)
+    return out
 
 
-def _fake(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return a.new_empty(*batch, a.shape[-2], b.shape[-1])
+def _fake(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+    scale_a: torch.Tensor | None,
+    scale_b: torch.Tensor | None,
+    out_dtype: torch.dtype | None,
+    batch_invariant: bool,
+    allow_tf32: bool,
+) -> torch.Tensor:
+    return a.new_empty(result_shape(a, b, activation), dtype=result_dtype(a, scale_a, out_dtype))
 
 
-def _backward(gradient: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> Operands:
-    grad_a = torch.matmul(gradient, b.mT.conj()).sum_to_size(a.shape)
-    grad_b = torch.matmul(a.mT.conj(), gradient).sum_to_size(b.shape)
-    return grad_a, grad_b
+def _backward(
+    gradients: tuple[torch.Tensor, ...], inputs: Arguments, results: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor | None, ...]:
+    (gradient,) = gradients
+    a, b, bias, activation, residual, scale_a, _, _, *flags = inputs
+    if scale_a is not None or a.dtype in FP8:
+        raise RuntimeError(f"matmul of {a.dtype} has no gradient; train in bfloat16, or call it in torch.no_grad()")
+
+    def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.autotune.matmul(a, b, bias, None, None, None, None, dtype, *flags)
+        return result
+
+    before = gradient
+    if activation is not None:
+        before = _before(activation, gradient, product(a, b, bias, gradient.dtype))
+    grad_bias = None if bias is None else before.sum_to_size(bias.shape)
+    before = before.to(a.dtype)
+    grad_a = grad_b = None
+    if a.requires_grad:
+        grad_a = product(before, b.mT.conj(), None, a.dtype).sum_to_size(a.shape)
+    if b.requires_grad:
+        left, right = a, before
+        if b.dim() == 2:
+            left, right = (each.reshape(-1, each.shape[-1]) for each in (a, before))
+        grad_b = product(left.mT.conj(), right, None, b.dtype).sum_to_size(b.shape)
+    return grad_a, grad_b, grad_bias, None, None if residual is None else gradient, *[None] * 5
 
 
-def _pair(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Operands | str:
-    if out is not None:
-        return "out= is given"
+def _before(activation: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The gradient of an activation's argument ``x``."""
+    if activation == "relu":
+        return gradient * (x > 0)
+    if activation in ("gelu", "gelu_tanh"):
+        exact: torch.Tensor = aten.gelu_backward(
+            gradient, x, approximate="tanh" if activation == "gelu_tanh" else "none"
+        )
+        return exact
+    if activation == "silu":
+        plain: torch.Tensor = aten.silu_backward(gradient, x)
+        return plain
+    gate, up = x.chunk(2, dim=-1)
+    return torch.cat([aten.silu_backward(gradient * up, gate), gradient * torch.nn.functional.silu(gate)], dim=-1)
+
+
+def _call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> Arguments | str:
+    """The kernel's arguments for torch's ``a @ b + bias``, or why it can't serve it."""
     if a.layout != torch.strided or b.layout != torch.strided or a.is_nested or b.is_nested:
         return "an operand is sparse or nested"
+    # Told to torch for its own products, which this one stands in for.
+    allow_tf32 = a.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    arguments = a, b, bias, None, None, None, None, None, False, allow_tf32
     try:
-        check(a, b)
+        check(*arguments)
     except ValueError as error:
         return str(error)
-    return a, b
+    return arguments
 
 
-def _of_rank(rank: int) -> Callable[..., Operands | str]:
+def _pair(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Arguments | str:
+    return _call(a, b) if out is None else "out= is given"
+
+
+def _of_rank(rank: int) -> Callable[..., Arguments | str]:
     """Like ``_pair``, for a call that takes exactly ``rank`` dimensions and broadcasts nothing."""
 
-    def read(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Operands | str:
+    def read(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Arguments | str:
         if a.dim() != rank or b.dim() != rank or a.shape[:-2] != b.shape[:-2]:
             return f"the operands are not of {rank} dimensions and one batch size"
         return _pair(a, b, out=out)
@@ -82,10 +150,10 @@ def _of_rank(rank: int) -> Callable[..., Operands | str]:
     return read
 
 
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Operands | str:
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Arguments | str:
     if weight.layout != torch.strided or weight.dim() != 2:
         return "the weight is no dense matrix"
-    return _pair(x, weight.mT) if bias_fits(x, weight, bias) else BIAS_MISFIT
+    return _call(x, weight.mT, bias) if bias_fits(x, weight, bias) else BIAS_MISFIT
 
 
 #: Why a linear layer's bias keeps a kernel from serving it.
@@ -102,7 +170,7 @@ def add_bias(
     return product if bias is None else product + bias
 
 
-def _added(rank: int) -> Callable[..., Operands | str]:
+def _added(rank: int) -> Callable[..., Arguments | str]:
     """For addmm and baddbmm: beta * addend + alpha * (a @ b)."""
     operands_of = _of_rank(rank)
 
@@ -114,7 +182,7 @@ def _added(rank: int) -> Callable[..., Operands | str]:
         beta: float = 1,
         alpha: float = 1,
         out: torch.Tensor | None = None,
-    ) -> Operands | str:
+    ) -> Arguments | str:
         operands = operands_of(a, b, out=out)
         if isinstance(operands, str):
             return operands
@@ -123,9 +191,14 @@ def _added(rank: int) -> Callable[..., Operands | str]:
         shape = (*a.shape[:-1], b.shape[-1])
         if addend.dtype != a.dtype or addend.layout != torch.strided or not _expands(addend.shape, shape):
             return "the addend does not expand to the product in its dtype"
-        return operands
+        return _call(a, b, addend) if _fuses(addend, b, beta, alpha) else operands
 
     return read
+
+
+def _fuses(addend: torch.Tensor, b: torch.Tensor, beta: float, alpha: float) -> bool:
+    """Whether the kernel adds it, as a bias."""
+    return beta == alpha == 1 and addend.shape == b.shape[-1:]
 
 
 def _expands(small: torch.Size, large: tuple[int, ...]) -> bool:
@@ -143,13 +216,35 @@ def _add(
     beta: float = 1,
     alpha: float = 1,
 ) -> torch.Tensor:
+    if _fuses(addend, b, beta, alpha):
+        return product
     scaled = product if alpha == 1 else alpha * product
     return scaled if beta == 0 else torch.add(scaled, addend, alpha=beta)
 
 
+def _scaled(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale_result: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    use_fast_accum: bool = False,
+) -> Arguments | str:
+    if scale_result is not None or out_dtype is None:
+        return "the result is float8"
+    arguments = a, b, bias, None, None, scale_a, scale_b, out_dtype, False, False
+    try:
+        check(*arguments)
+    except ValueError as error:
+        return str(error)
+    return arguments
+
+
 _MM, _BMM, _MATMUL = Serves(_of_rank(2)), Serves(_of_rank(3)), Serves(_pair)
 _ADDMM, _BADDBMM = Serves(_added(2), _add), Serves(_added(3), _add)
-_LINEAR = Serves(_linear, add_bias)
+_LINEAR, _SCALED_MM = Serves(_linear), Serves(_scaled)
 
 #: The Python calls, and the aten operators that those, the backward pass and torch's C++ come down to.
 SERVES: dict[Any, Serves] = {
@@ -159,6 +254,17 @@ SERVES: dict[Any, Serves] = {
     **dict.fromkeys((torch.addmm, torch.Tensor.addmm, aten.addmm), _ADDMM),
     **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm, aten.baddbmm), _BADDBMM),
     **dict.fromkeys((torch.nn.functional.linear, aten.linear), _LINEAR),
+    **dict.fromkeys((torch._scaled_mm, aten._scaled_mm), _SCALED_MM),
 }
 
-OPERATOR = Operator(front=matmul, schema="(Tensor a, Tensor b) -> Tensor", fake=_fake, backward=_backward)
+OPERATOR = Operator(
+    front=matmul,
+    schema=(
+        "(Tensor a, Tensor b, Tensor? bias, str? activation, Tensor? residual, Tensor? scale_a, Tensor? scale_b, "
+        "ScalarType? out_dtype, bool batch_invariant, bool allow_tf32) -> Tensor"
+    ),
+    fake=_fake,
+    backward=_backward,
+    apply=lambda *args: torch.ops.autotune.matmul(*args),
+    out=True,
+)

@@ -10,42 +10,59 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from autotune.arithmetic import cdiv, clamp, next_power_of_2
-from autotune.data import ITEMSIZE, Config, Device, Problem
+from autotune.data import Config, Device, Problem, Value
+from autotune.search_spaces._attention_resources import (
+    itemsize,
+    limits_registers,
+    live_elements,
+    register_limit_pays,
+    shared_bytes,
+    unrolls_little,
+    value_dim,
+)
 from autotune.search_spaces._rules import (
     fits_registers,
     fits_shared_memory,
     little_padding,
-    pipeline_buffers,
     worth_interpreting,
 )
 from autotune.space import Ranges, SearchSpace, by_arch
+
+_OFF_OR_ON = (False, True)
 
 _NVIDIA: Ranges = {
     "BLOCK_M": (16, 32, 64, 128, 256),
     "BLOCK_N": (16, 32, 64, 128),
     "num_warps": (2, 4, 8),
     "num_stages": (1, 2, 3, 4, 5),
+    "PACK_GQA": _OFF_OR_ON,
 }
 
 RANGES: Mapping[str, Ranges] = {
     "sm_80": _NVIDIA,
-    "sm_90": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4, 7)},
-    "sm_100": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4)},
+    "sm_90": {
+        **_NVIDIA,
+        "num_warps": (4, 8),
+        "num_stages": (1, 2, 3, 4, 7),
+        "DESCRIPTOR": _OFF_OR_ON,
+        "maxnreg": (0, 128, 168),
+    },
+    "sm_100": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4), "DESCRIPTOR": _OFF_OR_ON},
     "gfx942": {
         "BLOCK_M": (16, 32, 64, 128, 256),
         "BLOCK_N": (16, 32, 64, 128),
         "num_warps": (4, 8),
         "num_stages": (1, 2),
+        "PACK_GQA": _OFF_OR_ON,
         "waves_per_eu": (0, 2, 3),
     },
     # Warps and stages change nothing there, so they are no choice.
-    "interpreter": {**_NVIDIA, "num_warps": (4,), "num_stages": (2,)},
+    "interpreter": {**_NVIDIA, "num_warps": (4,), "num_stages": (2,), "DESCRIPTOR": _OFF_OR_ON},
 }
 
-#: Fused multiply-adds of one product that float32 may unroll into each thread. On h100, a100 and b200 (Triton 3.9)
-#: all 13 configs tried with 2048 or more spill over 1 KiB a thread, the worst 15 KiB and 40 s to compile; with 1024
-#: it is 0 to 2912 B, with 512 at most 384 B.
-MAX_UNROLLED = 1024
+#: A tile of one head's queries must be this full, relative to one of the whole group's, or they are packed
+#: (flash-attention's rule).
+_FULL_ENOUGH = 0.9
 
 #: BLOCK_M, BLOCK_N, num_stages, num_warps.
 _Tile: TypeAlias = tuple[int, int, int, int]
@@ -84,23 +101,23 @@ def params(problem: Problem, device: Device) -> Ranges:
 
 def default(problem: Problem, device: Device) -> Config:
     family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
-    by_head_dim, head_dim = _DEFAULTS[family][_itemsize(problem) == 4], problem.integer("D")
-    most_m, block_n, stages, warps = by_head_dim[
-        min((size for size in by_head_dim if size >= head_dim), default=256)
-    ]
-    block_m = clamp(most_m, 16, max(16, next_power_of_2(problem.integer("SQ"))))
+    by_head_dim, width = _DEFAULTS[family][itemsize(problem) == 4], value_dim(problem)
+    most_m, block_n, stages, warps = by_head_dim[min((size for size in by_head_dim if size >= width), default=256)]
+    rows, group = problem.integer("SQ"), problem.integer("H") // problem.integer("HKV")
+    pack = _group_fits(problem) and _fullness(rows, most_m) < _FULL_ENOUGH * _fullness(rows * group, most_m)
+    block_m = clamp(most_m, 16, max(16, next_power_of_2(rows * group if pack else rows)))
     block_n = clamp(block_n, 16, max(16, next_power_of_2(problem.integer("SK"))))
     # The tile of a few queries has work for fewer warps.
     warps = min(warps, 4) if block_m < most_m else warps
     while True:
-        chosen = {
+        chosen: dict[str, Value] = {
             "BLOCK_M": block_m,
             "BLOCK_N": block_n,
             "num_warps": warps,
             "num_stages": stages,
-            "waves_per_eu": 0,
+            "PACK_GQA": pack,
         }
-        config = Config({name: chosen[name] for name in params(problem, device)})
+        config = Config({name: chosen.get(name, values[0]) for name, values in params(problem, device).items()})
         smallest_of_all = (block_m, block_n, stages) == (16, 16, 1)
         if smallest_of_all or shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
             return config
@@ -114,76 +131,76 @@ def default(problem: Problem, device: Device) -> Config:
         )
 
 
+def _fullness(rows: int, block: int) -> float:
+    return rows / (cdiv(rows, block) * block) if rows else 1.0
+
+
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
     base = default(problem, device)
     shapes = ((128, 128), (128, 64), (64, 64), (64, 128), (64, 32), (16, 64))
-    return [Config({**base, "BLOCK_M": m, "BLOCK_N": n}) for m, n in shapes]
+    plain = [Config({**base, "BLOCK_M": m, "BLOCK_N": n}) for m, n in shapes]
+    if "DESCRIPTOR" not in base:
+        return plain
+    # Without the arithmetic of addresses larger tiles keep within their registers.
+    large = ((128, 128, 4), (128, 128, 8), (128, 64, 8), (64, 64, 4))
+    described = [
+        Config({**base, "BLOCK_M": m, "BLOCK_N": n, "num_warps": warps, "DESCRIPTOR": True})
+        for m, n, warps in large
+    ]
+    return [*described, *plain]
 
 
-def block_d(problem: Problem) -> int:
-    return max(16, next_power_of_2(problem.integer("D")))
+def _group_fits(problem: Problem) -> bool:
+    """Whether a tile can hold several heads' queries; rows are numbered in 32 bits."""
+    group = problem.integer("H") // problem.integer("HKV")
+    return group > 1 and group * problem.integer("SQ") < 2**31 - 512
 
 
-def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Shared memory of the tiles and of what the softmax passes on; read off Triton 3.9's compiled code.
-
-    NVIDIA: the query tile, the pipelined key and value tiles, and scratch for maxima and sums of rows. The
-    weights stay in registers between the two products where each warp owns 16 rows or more of them; else, and
-    in float32, they go through shared memory. AMD: the query tile only passes through, its memory is used
-    again; without pipelining so is that of the keys.
-    """
-    block_m, block_n, itemsize = config.integer("BLOCK_M"), config.integer("BLOCK_N"), _itemsize(problem)
-    queries, keys = block_m * block_d(problem), block_n * block_d(problem)
-    if device.arch.startswith("gfx"):
-        buffers = 2 * (config.integer("num_stages") - 1) or 1
-        return max(queries, buffers * keys + (block_m * block_n if block_m >= 64 else 0)) * itemsize
-    hopper = pipeline_buffers(Config(num_stages=2), device) == 2
-    in_registers = hopper and itemsize == 2 and block_m >= 64 and 16 * config.integer("num_warps") <= block_m
-    through_memory = not in_registers or block_n == 16
-    passed_on = block_m * block_n if through_memory else 0
-    scratch = 16 * block_m + 64
-    return (queries + 2 * pipeline_buffers(config, device) * keys + passed_on) * itemsize + scratch
+def _packs(chosen: Mapping[str, Value], problem: Problem, device: Device) -> bool:
+    return _group_fits(problem)
 
 
-def _itemsize(problem: Problem) -> int:
-    return ITEMSIZE[str(problem["dtype"])]
-
-
-def live_elements(config: Config, problem: Problem) -> int:
-    """The output accumulator and the score tile are live together."""
-    return config.integer("BLOCK_M") * (block_d(problem) + config.integer("BLOCK_N"))
-
-
-def unrolls_little(config: Config, problem: Problem, device: Device) -> str | None:
-    """Float32 products run on NVIDIA's plain cores (ieee, not tf32), unrolled whole into every thread."""
-    if _itemsize(problem) == 2 or not device.arch.startswith("sm_"):
-        return None
-    products = config.integer("BLOCK_M") * config.integer("BLOCK_N") * block_d(problem)
-    per_thread = products // (device.warp_size * config.integer("num_warps"))
-    if per_thread <= MAX_UNROLLED:
-        return None
+def _describes(chosen: Mapping[str, Value], problem: Problem, device: Device) -> bool:
+    """Descriptors need rows of keys and values that begin at multiples of 16 bytes and have no gaps."""
     return (
-        f"unrolls {per_thread} float32 multiply-adds a thread, over {MAX_UNROLLED}; "
-        "use more warps or a smaller tile"
+        bool(problem.get("aligned", True))
+        and problem.get("layout") != "s"
+        and problem.integer("SK") > 0
+        and all(width * itemsize(problem) % 16 == 0 for width in (problem.integer("D"), value_dim(problem)))
     )
 
 
+def rows_fill_tile(config: Config, problem: Problem, device: Device) -> str | None:
+    """A tile over twice the queries it covers only computes padding."""
+    heads = problem.integer("H") // problem.integer("HKV") if config["PACK_GQA"] else 1
+    rows = problem.integer("SQ") * heads
+    most = max(16, next_power_of_2(rows))
+    if config.integer("BLOCK_M") <= most:
+        return None
+    return f"BLOCK_M={config['BLOCK_M']} is mostly padding for {rows} queries; {most} covers them"
+
+
 def steps(config: Config, problem: Problem) -> int:
-    tiles = cdiv(problem.integer("SQ"), config.integer("BLOCK_M"))
+    packed = bool(config["PACK_GQA"])
+    heads = problem.integer("HKV" if packed else "H")
+    rows = problem.integer("SQ") * (problem.integer("H") // heads)
     blocks = cdiv(problem.integer("SK"), config.integer("BLOCK_N"))
-    return problem.integer("B") * problem.integer("H") * tiles * blocks
+    return problem.integer("B") * heads * cdiv(rows, config.integer("BLOCK_M")) * blocks
 
 
 SPACE = SearchSpace(
     params=params,
     default=default,
     constraints=(
-        little_padding({"BLOCK_M": "SQ", "BLOCK_N": "SK"}, params),
+        rows_fill_tile,
+        little_padding({"BLOCK_N": "SK"}, params),
         # Up to a quarter over still wins at times: the compiler reuses score registers for the weights.
         fits_registers(live_elements, limit=320),
         unrolls_little,
         fits_shared_memory(shared_bytes),
+        register_limit_pays,
         worth_interpreting(steps, default),
     ),
+    matters={"PACK_GQA": _packs, "DESCRIPTOR": _describes, "maxnreg": limits_registers},
     seeds=seeds,
 )

@@ -1,158 +1,186 @@
-"""Which tiles ``gemm`` may use, by architecture.
+"""Which structures and tiles ``gemm`` may use.
 
-Ranges are the union of the lists that torch inductor, Triton's tutorials 03 and 09, tritonbench and FBGEMM
-ship, for a kernel with pointer loads. Shared-memory arithmetic is held to the compiler by
-``tests/test_compile.py``.
+The default is the closed form of triton_kernels, seeds are what wins in the lists of torch inductor, Triton's
+tutorial 09 and tritonbench. ``_gemm_ranges.py`` has the ranges, ``_gemm_rules.py`` the rules and
+``_gemm_resources.py`` shared memory and registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from autotune.arithmetic import cdiv, clamp, next_power_of_2
-from autotune.data import ITEMSIZE, Config, Device, Problem
-from autotune.search_spaces._rules import (
-    barrier_bytes,
-    default_warps,
+from autotune.data import Config, Device, Problem, Value
+from autotune.search_spaces._gemm_problem import Product, is_at_least, read
+from autotune.search_spaces._gemm_ranges import block_k_of, params, warps_for
+from autotune.search_spaces._gemm_resources import registers_hold, shared_bytes, unrolls_little
+from autotune.search_spaces._gemm_rules import (
+    LEAST_STEPS_A_PART,
+    MATTERS,
+    band_fits,
+    dtype_runs,
     feeds_warps,
-    fits_registers,
-    fits_shared_memory,
-    little_padding,
-    pipeline_buffers,
-    smallest,
-    worth_interpreting,
+    pads_little,
+    register_limit_binds,
+    rows_of_skinny,
+    split_pays,
+    structure_serves,
+    warp_groups_fit,
 )
-from autotune.space import Ranges, SearchSpace, by_arch
+from autotune.search_spaces._rules import fits_shared_memory, largest_up_to, worth_interpreting
+from autotune.space import Ranges, SearchSpace
 
-_TILES = (16, 32, 64, 128, 256)
+#: Structure, BLOCK_M, BLOCK_N, BLOCK_K in 16 bits, num_warps, num_stages, and what else differs from the default.
+_WINNERS: Sequence[tuple[str, int, int, int, int, int, Mapping[str, Value]]] = (
+    ("descriptor", 128, 256, 64, 8, 3, {}),
+    ("descriptor", 128, 128, 64, 4, 4, {}),
+    ("descriptor", 128, 256, 64, 8, 4, {"EPILOGUE_SUBTILE": 2, "FLATTEN": True}),
+    ("descriptor", 128, 128, 128, 8, 3, {"FLATTEN": True}),
+    ("tiled", 128, 256, 64, 8, 4, {}),
+    ("tiled", 128, 128, 64, 4, 3, {}),
+    ("persistent", 128, 128, 64, 8, 3, {}),
+    ("tiled", 64, 128, 64, 4, 4, {}),
+    ("tiled", 64, 64, 128, 4, 3, {}),
+    ("tiled", 16, 64, 128, 4, 4, {"SPLIT_K": 4}),
+    ("tiled", 16, 32, 128, 4, 5, {"SPLIT_K": 2}),
+    ("skinny", 16, 32, 128, 4, 2, {"SPLIT_K": 4}),
+    ("skinny", 16, 16, 128, 4, 2, {"SPLIT_K": 1}),
+)
 
-RANGES: Mapping[str, Ranges] = {
-    "sm_80": {
-        "BLOCK_M": _TILES,
-        "BLOCK_N": _TILES,
-        "BLOCK_K": (16, 32, 64, 128),
-        "GROUP_M": (1, 4, 8, 16),
-        "num_warps": (1, 2, 4, 8),
-        "num_stages": (2, 3, 4, 5, 6),
-    },
-    "sm_90": {
-        "BLOCK_M": _TILES,
-        "BLOCK_N": _TILES,
-        "BLOCK_K": (32, 64, 128),
-        "GROUP_M": (1, 4, 8, 16),
-        "num_warps": (4, 8),
-        "num_stages": (2, 3, 4, 5),
-    },
-    "sm_100": {
-        "BLOCK_M": (64, 128, 256),
-        "BLOCK_N": (64, 128, 256),
-        "BLOCK_K": (32, 64, 128),
-        "GROUP_M": (1, 4, 8, 16),
-        "num_warps": (4, 8),
-        "num_stages": (2, 3, 4),
-    },
-    "gfx942": {
-        "BLOCK_M": _TILES,
-        "BLOCK_N": _TILES,
-        "BLOCK_K": (16, 32, 64, 128, 256),
-        "GROUP_M": (4, 8, 16),
-        "num_warps": (4, 8),
-        "num_stages": (1, 2),
-        "waves_per_eu": (0, 2),
-        "matrix_instr_nonkdim": (0, 16),
-        "kpack": (1, 2),
-    },
-    # Tile order, warps and stages change nothing there, so they are no choice.
-    "interpreter": {
-        "BLOCK_M": _TILES,
-        "BLOCK_N": _TILES,
-        "BLOCK_K": (16, 32, 64, 128, 256),
-        "GROUP_M": (8,),
-        "num_warps": (4,),
-        "num_stages": (2,),
-    },
-}
+#: What shrinks, in this order, until a default fits its device.
+_SHRINKING = ("num_stages", "BLOCK_K", "BLOCK_N", "BLOCK_M")
 
 
-def params(problem: Problem, device: Device) -> Ranges:
-    return by_arch(RANGES, device.arch)
-
-
+@lru_cache(maxsize=256)
 def default(problem: Problem, device: Device) -> Config:
-    """Tiles of the next power of two, up to 128, as in triton_kernels' rule, with a warp for 2048 outputs."""
-    M, N, K = (problem.integer(name) for name in "MNK")
-    ranges = params(problem, device)
-    narrow = ITEMSIZE[str(problem["dtype"])] == 2
-    # 32-bit products run on the plain cores (ieee, not tf32): small tiles keep them in registers.
-    largest = 128 if narrow or device.arch == "interpreter" else 64
-    chosen = {
-        "BLOCK_M": clamp(next_power_of_2(M), 16, largest),
-        "BLOCK_N": clamp(next_power_of_2(N), 16, largest),
-        "BLOCK_K": clamp(next_power_of_2(K), 16, 64 if narrow else 32),
-        "GROUP_M": 8,
-        "num_stages": 3 if 3 in ranges["num_stages"] else 2,
-        "waves_per_eu": 0,
-        "matrix_instr_nonkdim": 0,
-        "kpack": 1,
-    }
+    """The closed form of triton_kernels, made smaller until the device holds it.
+
+    Allowed for every problem but of a dtype that the device does not compile.
+    """
+    product, ranges = read(problem), params(problem, device)
+    skinny = _skinny_pays(product, device)
+    sizes = _skinny_sizes(product, ranges) if skinny else _tile_sizes(product, device, ranges)
+    while True:
+        structure = "skinny" if skinny else _structure(sizes, problem, device, ranges)
+        wanted = _completed({**sizes, "STRUCTURE": structure}, product, device, ranges)
+        config = Config(SPACE.settle(wanted, problem, device, ranges))
+        if not any(rule(config, problem, device) for rule in _RULES):
+            return config
+        # Pipelining is given up first, then what a tile holds.
+        name = next(name for name in _SHRINKING if int(sizes[name]) > int(ranges[name][0]))
+        sizes[name] = largest_up_to(int(sizes[name]) - 1, ranges, name)
+
+
+def _skinny_pays(product: Product, device: Device) -> bool:
+    """Up to four multiply-adds an element of 16 bits the plain cores keep up with memory."""
+    few = product.M <= 2 * product.itemsize and product.K > 0
+    return few and not product.batch_invariant and device.arch != "interpreter"
+
+
+def _skinny_sizes(product: Product, ranges: Ranges) -> dict[str, Value]:
+    """Up to 32 elements of b a thread, of which 128 products with the rows of a are summed up; long rows first."""
+    warps = largest_up_to(4, ranges, "num_warps")
+    elements = 32 * warps * min(32, 128 // rows_of_skinny(product))
+    long, wide = ("BLOCK_N", "BLOCK_K") if product.layout[1] == "n" else ("BLOCK_K", "BLOCK_N")
+    sizes = {"BLOCK_N": product.N, "BLOCK_K": product.K}
+    block = largest_up_to(min(128, max(16, next_power_of_2(sizes[long]))), ranges, long)
+    other = largest_up_to(min(elements // block, max(16, next_power_of_2(sizes[wide]))), ranges, wide)
+    return {"BLOCK_M": ranges["BLOCK_M"][0], long: block, wide: other, "num_stages": ranges["num_stages"][0]}
+
+
+def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, Value]:
+    """128 x 256 from sm_90 on and 128 x 128 before, narrower while the tiles still fit the device at once."""
+    stages = largest_up_to(4, ranges, "num_stages")
+    if product.batch_invariant:
+        fixed = {name: ranges[name][0] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")}
+        return {**fixed, "num_stages": stages}
+    # Products of full float32 are unrolled into the threads: 64 x 64 keeps them few.
+    most = 64 if product.on_plain_cores(device) else 128
+    widest = 256 if is_at_least(device, 90) and most == 128 else most
+    block_m = largest_up_to(clamp(next_power_of_2(product.M), 16, most), ranges, "BLOCK_M")
+    block_n = largest_up_to(clamp(next_power_of_2(product.N), 16, widest), ranges, "BLOCK_N")
+    block_k = block_k_of(product, ranges)
     if device.arch == "interpreter":
-        chosen["BLOCK_K"] = clamp(next_power_of_2(K), 16, 128)
-    for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"):
-        chosen[name] = max(chosen[name], smallest(ranges, name))
-    chosen["num_warps"] = default_warps(chosen["BLOCK_M"] * chosen["BLOCK_N"], ranges)
-    return Config({name: chosen[name] for name in ranges})
+        # There a product of tiles takes a millisecond, whatever their size.
+        block_k = largest_up_to(clamp(next_power_of_2(product.K), 16, 128), ranges, "BLOCK_K")
+    rows = product.batch * cdiv(product.M, block_m)
+    while block_n > 64 and 2 * rows * cdiv(product.N, block_n) <= device.sm_count:
+        block_n //= 2
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_stages": stages}
+
+
+def _structure(sizes: dict[str, Value], problem: Problem, device: Device, ranges: Ranges) -> str:
+    """Descriptors where they serve and a program has a second tile, or the elements are of 8 bits."""
+    if device.arch == "interpreter" or "descriptor" not in ranges["STRUCTURE"]:
+        return "tiled"
+    product, tried = read(problem), {**sizes, "STRUCTURE": "descriptor", "EPILOGUE_SUBTILE": 1}
+    pays = product.itemsize == 1 or product.tiles(tried) >= 2 * device.sm_count
+    return "descriptor" if pays and structure_serves(Config(tried), problem, device) is None else "tiled"
+
+
+def _completed(chosen: dict[str, Value], product: Product, device: Device, ranges: Ranges) -> dict[str, Value]:
+    """A config of these sizes: its parts of K, its order of tiles, its warps; all else off."""
+    tiles, rows = product.tiles(chosen), cdiv(product.M, int(chosen["BLOCK_M"]))
+    # Skinny programs are small: two of them share a multiprocessor.
+    room = 1 if device.arch == "interpreter" else device.sm_count * (2 if chosen["STRUCTURE"] == "skinny" else 1)
+    parts = min(room // max(1, tiles), cdiv(product.K, int(chosen["BLOCK_K"])) // LEAST_STEPS_A_PART)
+    band = 4 if device.arch.startswith("gfx") else 8
+    outputs = int(chosen["BLOCK_M"]) * int(chosen["BLOCK_N"])
+    return {
+        **{name: values[0] for name, values in ranges.items()},
+        **chosen,
+        "SPLIT_K": largest_up_to(parts, ranges, "SPLIT_K"),
+        "GROUP_M": min((value for value in ranges["GROUP_M"] if rows <= int(value) <= band), default=band),
+        "num_warps": warps_for(outputs, ranges)
+        if chosen["STRUCTURE"] != "skinny"
+        else largest_up_to(4, ranges, "num_warps"),
+    }
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
-    """Tiles that win in shipped lists: inductor's Hopper-class one first, then square, wide and decode ones."""
+    """What wins in shipped lists: wide and square tiles for many rows, 16 rows, parts of K and no rows for few."""
     base = default(problem, device)
-    shapes = (
-        (128, 256, 64, 8),
-        (128, 128, 64, 4),
-        (64, 128, 64, 4),
-        (64, 64, 128, 4),
-        (16, 64, 128, 4),
-        (16, 32, 128, 4),
-    )
-    return [
-        Config(
-            {
-                **base,
-                "BLOCK_M": m,
-                "BLOCK_N": n,
-                "BLOCK_K": k,
-                "num_warps": warps if "sm" in device.arch else base["num_warps"],
-            }
-        )
-        for m, n, k, warps in shapes
-    ]
-
-
-def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Shared memory of the pipelined operand tiles, or of the result on its way out, whichever is larger."""
-    tile = (config.integer("BLOCK_M") + config.integer("BLOCK_N")) * config.integer("BLOCK_K")
-    elements = max(pipeline_buffers(config, device) * tile, outputs(config, problem))
-    return elements * ITEMSIZE[str(problem["dtype"])] + barrier_bytes(device)
-
-
-def outputs(config: Config, problem: Problem) -> int:
-    return config.integer("BLOCK_M") * config.integer("BLOCK_N")
+    ranges = params(problem, device)
+    found = []
+    for structure, block_m, block_n, wide_k, warps, stages, more in _WINNERS:
+        changes = {
+            "STRUCTURE": structure,
+            "BLOCK_M": block_m,
+            "BLOCK_N": block_n,
+            "BLOCK_K": 2 * wide_k // read(problem).itemsize,
+            "num_warps": warps,
+            "num_stages": stages,
+            **more,
+        }
+        wanted = {**base, **{name: value for name, value in changes.items() if name in ranges}}
+        found.append(Config(SPACE.settle(wanted, problem, device, ranges)))
+    return list(dict.fromkeys(config for config in found if SPACE.why_not(config, problem, device) is None))
 
 
 def steps(config: Config, problem: Problem) -> int:
-    tiles = [cdiv(problem.integer(size), config.integer(f"BLOCK_{size}")) for size in "MNK"]
-    return problem.integer("B", 1) * tiles[0] * tiles[1] * tiles[2]
+    """Products of tiles that the interpreter takes one after another."""
+    product = read(problem)
+    return product.tiles(config) * cdiv(product.K, config.integer("BLOCK_K"))
 
+
+_RULES = (
+    structure_serves,
+    pads_little(params),
+    feeds_warps(params),
+    split_pays,
+    band_fits(params),
+    warp_groups_fit,
+    register_limit_binds,
+    registers_hold,
+    unrolls_little,
+    fits_shared_memory(shared_bytes),
+)
 
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(
-        little_padding({"BLOCK_M": "M", "BLOCK_N": "N", "BLOCK_K": "K"}, params),
-        feeds_warps(outputs, params),
-        fits_registers(outputs),
-        fits_shared_memory(shared_bytes),
-        worth_interpreting(steps, default),
-    ),
+    constraints=(dtype_runs, *_RULES, worth_interpreting(steps, default)),
+    matters=MATTERS,
     seeds=seeds,
 )

@@ -135,3 +135,24 @@ def test_where_all_are_listed_looking_around_finds_nothing():
     count = len(candidates)
     candidates.look_around(0)
     assert len(candidates) == count
+
+
+def settle(config):
+    """B means nothing where A is small; in the large space the other letters too."""
+    return {name: value if name == "A" or config["A"] > 2 else 0 for name, value in config.items()}
+
+
+def test_what_comes_to_the_same_thing_is_one_candidate():
+    axes = [axis("A", (0, 3)), axis("B", (0, 1, 2))]
+    candidates = Candidates(axes, settle=settle)
+    assert [tuple(config.values()) for config in configs_of(candidates)] == [(0, 0), (3, 0), (3, 1), (3, 2)]
+    assert candidates.row({"A": 0, "B": 2}) == candidates.row({"A": 0, "B": 0}) == 0
+
+
+def test_a_drawn_sample_is_settled_too():
+    candidates = Candidates(LARGE, even, seed=1, settle=settle)
+    candidates.look_around(0)
+    assert all(config == settle(config) and even(config) for config in configs_of(candidates))
+    assert len(set(map(tuple, candidates.codes.tolist()))) == len(candidates)
+    # 3 of 16 values of A leave one config each, of which two are even.
+    assert sum(config["A"] <= 2 for config in configs_of(candidates)) == 2

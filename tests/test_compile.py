@@ -16,6 +16,7 @@ from autotune.compile import MAX_SPILL_BYTES, Compiled, assembly, compile_config
 from autotune.compile_pool import CompilePool
 from autotune.data import Config, Reason
 from autotune.registry import Entry
+from autotune.kernels._launch import split
 from autotune.rung import Resources
 from autotune.worker import Worker
 
@@ -168,9 +169,13 @@ def test_code_that_needs_too_much_is_refused_with_the_rule():
 
 
 def copy_code(worker, file=COPY, profile="h100", **config):
+    return copy_compiled(worker, file, profile, **config).code
+
+
+def copy_compiled(worker, file=COPY, profile="h100", **config):
     entry = Entry("copy", str(file), str(file))
     problem = entry.load().kernel.parse(f"N={config.pop('N', 1000)}")
-    return worker.call(compile_config, entry, problem, Config(config), device.profile(profile), timeout_s=120).code
+    return worker.call(compile_config, entry, problem, Config(config), device.profile(profile), timeout_s=120)
 
 
 @pytest.mark.parametrize("profile", ["h100", "mi300x"])
@@ -180,6 +185,14 @@ def test_configs_have_equal_code_exactly_if_the_device_runs_the_same(worker, pro
     assert copy_code(worker, BLOCK=128, num_stages=2, profile=profile) != code
     # 4 programs and 5 of the same machine code.
     assert copy_code(worker, BLOCK=256, num_stages=2, N=1030, profile=profile) != code
+
+
+def test_all_launches_of_a_config_are_compiled(worker):
+    """A second launch is part of the code, and the one that needs most decides."""
+    once, twice = (copy_compiled(worker, BLOCK=128, does=does) for does in ("copy", "copy again"))
+    alone = copy_compiled(worker, BLOCK=512, does="copy")
+    assert once.code != twice.code
+    assert once.resources.registers < alone.resources.registers == twice.resources.registers
 
 
 def test_equal_code_is_known_in_another_process_cache_and_folder(worker, tmp_path):
@@ -222,23 +235,26 @@ def test_each_parameter_of_gemm_changes_its_code(worker):
 )
 def test_a_launch_finds_what_was_compiled_ahead(worker, name, text, profile):
     ahead, launches, compiled_again = worker.call(compile_and_launch, *job(name, text, profile), timeout_s=120)
-    assert launches == [ahead]
+    assert launches == ahead
     assert compiled_again == 0
 
 
 def compile_and_launch(entry, problem, config, device):
-    """The grid size told ahead, those of the launches, and how often these had to compile. In a worker."""
+    """The grid sizes told ahead, those of the launches, and how often these had to compile. In a worker."""
     compile_config(entry, problem, config, device)
     kernel, before, launches = entry.load().kernel, binaries(), []
 
-    def launch(function, programs, *args, config, **constexprs):
+    def launch(function, programs, *args, config, descriptors=False, **constexprs):
         launches.append(programs)
+        parameters, options = split(function, config)
         # What kernels/_launch.py does, short of the device; the target is still the one compiled for.
-        function.warmup(*args, grid=(programs,), **constexprs, **config, enable_fp_fusion=True)
+        function.warmup(*args, grid=(programs,), **constexprs, **parameters, **options, enable_fp_fusion=True)
 
     sys.modules[kernel.run.__module__].launch = launch
     kernel.run(config, *kernel.inputs(problem, 0, "cpu"))
-    return kernel.signature(problem, config).programs, launches, binaries() - before
+    signatures = kernel.signature(problem, config)
+    signatures = signatures if isinstance(signatures, tuple) else (signatures,)
+    return [signature.programs for signature in signatures], launches, binaries() - before
 
 
 def binaries():

@@ -98,3 +98,37 @@ def test_a_space_without_constraints_allows_the_product():
         params=lambda p, d: {"A": (1, 2), "B": (True, False)}, default=lambda p, d: Config(A=1, B=True)
     )
     assert len(list(space.allowed(Problem(), device.INTERPRETER))) == 4
+
+
+#: SPLIT means something only in the structure that splits, and DEPTH only where it does.
+CONDITIONAL = SearchSpace(
+    params=lambda p, d: {"STRUCTURE": ("whole", "split"), "SPLIT": (1, 2, 4), "DEPTH": (1, 2)},
+    default=lambda p, d: Config(STRUCTURE="whole", SPLIT=1, DEPTH=1),
+    constraints=(lambda config, p, d: "is too deep" if config["SPLIT"] == 4 and config["DEPTH"] == 2 else None,),
+    matters={
+        "SPLIT": lambda config, p, d: config["STRUCTURE"] == "split",
+        "DEPTH": lambda config, p, d: config["SPLIT"] != 1,
+    },
+)
+
+
+def test_a_parameter_without_effect_stays_at_its_first_value():
+    allowed = list(CONDITIONAL.allowed(Problem(), device.INTERPRETER))
+    assert [tuple(config.values()) for config in allowed] == [
+        ("whole", 1, 1),
+        ("split", 1, 1),
+        ("split", 2, 1),
+        ("split", 2, 2),
+        ("split", 4, 1),
+    ]
+    product = itertools.product(("whole", "split"), (1, 2, 4), (1, 2))
+    configs = [Config(dict(zip(("STRUCTURE", "SPLIT", "DEPTH"), values, strict=True))) for values in product]
+    assert [c for c in configs if CONDITIONAL.why_not(c, Problem(), device.INTERPRETER) is None] == allowed
+
+
+def test_a_parameter_without_effect_is_named():
+    idle = Config(STRUCTURE="whole", SPLIT=2, DEPTH=1)
+    why = CONDITIONAL.why_not(idle, Problem(), device.INTERPRETER)
+    assert why == "SPLIT=2 has no effect here; write SPLIT=1"
+    settled = CONDITIONAL.settle(Config(STRUCTURE="whole", SPLIT=2, DEPTH=2), Problem(), device.INTERPRETER)
+    assert settled == {"STRUCTURE": "whole", "SPLIT": 1, "DEPTH": 1}

@@ -106,3 +106,26 @@ def test_what_a_candidate_did_after_its_verdict_harms_no_other():
     oracle.inputs()[0].zero_()
     assert oracle.fault(None) is None
     assert oracle.inputs()[0].tolist() == [1.0, 1.0]
+
+
+class Halving(Doubling):
+    """Two results: x / 2 in its dtype, and how often 2 goes into it, an integer."""
+
+    def reference(self, x):
+        return x / 2, (x // 2).int()
+
+
+def halves(run, *data):
+    return Oracle(Halving(run), (torch.tensor(data),)).fault(None)
+
+
+def test_each_of_several_results_is_held_to_its_reference():
+    assert halves(lambda x: (x / 2, (x // 2).int()), 3.0, 5.0) is None
+    assert halves(lambda x: (x / 2 + 1, (x // 2).int()), 3.0, 5.0).text.startswith("result 0: max error 1 is over")
+    assert halves(lambda x: (x / 2, (x // 2).float()), 3.0).text.startswith("result 1 is (1,) torch.float32")
+    assert halves(lambda x: x / 2, 3.0).text == "it has 1 results, expected 2"
+
+
+def test_integers_must_be_equal():
+    fault = halves(lambda x: (x / 2, (x // 2).int() + (x > 4).int()), 3.0, 5.0)
+    assert fault.text == "result 1: 1 values differ; the first is 3, not 2, at (1,)"

@@ -35,13 +35,13 @@ class Axis:
     grid: bool = False
 
     @cached_property
-    def _places(self) -> dict[tuple[type, Any], int]:
+    def places(self) -> dict[tuple[type, Any], int]:
         # True == 1 to Python, and they are two values to a kernel.
         return {(type(value), value): place for place, value in enumerate(self.values)}
 
     def place(self, value: Any) -> int | None:
         """The position of a value, on a grid that of the nearest; None if it is no value of this axis."""
-        place = self._places.get((type(value), value))
+        place = self.places.get((type(value), value))
         if place is None and self.grid and type(value) in (int, float):
             place = int(np.abs(np.array(self.values, dtype=float) - value).argmin())
         return place

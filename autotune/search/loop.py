@@ -98,12 +98,14 @@ class _Proposals:
         # What was measured elsewhere knows better than a published list which configs to try first.
         self._seeds = [*seeds, *(() if experience else space.seeds(problem, device))]
         self._asked = set(known)
+        ranges = space.params(problem, device)
         self._distributions: dict[str, Any] = {
-            name: CategoricalDistribution(values) for name, values in space.params(problem, device).items()
+            name: CategoricalDistribution(values) for name, values in ranges.items()
         }
         self._sampler = SurrogateSampler(
             self._distributions,
             allowed=lambda config: space.broken_rule(Config(config), problem, device) is None,
+            settle=(lambda config: space.settle(config, problem, device, ranges)) if space.matters else None,
             first=[self.default, *self._seeds],
             experience=experience,
             seed=seed,

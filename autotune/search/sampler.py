@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.search.axes import axis_of
-from autotune.search.candidates import Allowed, Candidates
+from autotune.search.candidates import Allowed, Candidates, Settle
 from autotune.search.experience import Experience
 from autotune.search.proposer import Proposer
 
@@ -46,6 +46,7 @@ class SurrogateSampler(BaseSampler):
         search_space: Mapping[str, BaseDistribution] | None = None,
         *,
         allowed: Allowed | None = None,
+        settle: Settle | None = None,
         first: Sequence[Mapping[str, Any]] = (),
         experience: Sequence[Experience] = (),
         seed: int | None = None,
@@ -53,12 +54,14 @@ class SurrogateSampler(BaseSampler):
     ) -> None:
         """
         :param allowed: whether a config, a mapping of names to values, may be proposed
+        :param settle: gives a config with the parameters that change nothing in it at their rest
         :param first: configs to propose before all others; those not allowed are skipped
         :param experience: what was measured of the same kernel elsewhere; checked against what is measured here
         :param candidates: made from the space and ``allowed`` before, to be shared by several studies
         """
         self._space = None if search_space is None else dict(search_space)
-        self._allowed, self._first, self._experience = allowed, [dict(config) for config in first], experience
+        self._allowed, self._settle = allowed, settle
+        self._first, self._experience = [dict(config) for config in first], experience
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._given = candidates
         self._intersection = IntersectionSearchSpace()
@@ -120,7 +123,7 @@ class SurrogateSampler(BaseSampler):
         candidates = self._given
         if candidates is None:
             axes = [axis_of(name, distribution) for name, distribution in space.items()]
-            candidates = Candidates(axes, self._allowed, self._seed)
+            candidates = Candidates(axes, self._allowed, self._seed, self._settle)
         if not len(candidates):
             raise ValueError(f"no allowed config of {', '.join(space)} was found; loosen `allowed`")
         expected = [source.expected(candidates, self._seed) for source in self._experience]

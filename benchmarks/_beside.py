@@ -1,0 +1,150 @@
+"""Our configs and torch's ways to compute the same, timed in turns on the same inputs in a worker process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from autotune import measure
+from autotune.data import Config, Failure, Outcome, Problem, Reason
+from autotune.kernel import Kernel, Tensors
+from autotune.measure import Setting
+from autotune.registry import Entry
+from autotune.targets.target import Machine
+from autotune.timing import FINAL_SECONDS, Stopwatch, time_in_turns
+from autotune.verify import PIECE, as_tuple
+
+T = TypeVar("T")
+
+#: Column -> what torch's scaled_dot_product_attention is held to; None: what it picks, or a product by cuBLAS.
+BACKENDS: Mapping[str, SDPBackend | None] = {
+    "torch": None,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+#: Kernel -> its peers' columns.
+PEERS: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("torch",),
+    "attention": tuple(BACKENDS),
+    "decode_attention": (*BACKENDS, "unmasked"),
+}
+#: Of the largest value, what a peer may be off: a coarse look at whether it computes the same thing at all.
+SAME = 0.05
+
+
+def time_beside(
+    machine: Machine, entry: Entry, problem: Problem, configs: Sequence[Config], peers: Sequence[str]
+) -> dict[Config | str, Outcome]:
+    """An outcome for each config, all of them verified before, and for each peer, by its column.
+
+    :raises TargetError: if the problem's inputs or references can't be had.
+    """
+    found = attempt(machine, _in_turns, entry, problem, configs, peers)
+    if not isinstance(found, Failure):
+        return found
+    if not peers:
+        return dict.fromkeys(configs, found)
+    # Whatever it was that took the worker down, ours have run in it before.
+    return {**time_beside(machine, entry, problem, configs, ()), **dict.fromkeys(peers, found)}
+
+
+def attempt(
+    machine: Machine, function: Callable[..., T], entry: Entry, problem: Problem, *args: Any
+) -> T | Failure:
+    """What ``function(entry, problem, *args, setting)`` gives in the machine's worker, or what ended it."""
+    process: Any = getattr(machine, "_machine", machine)
+    process._prepare(entry, problem)
+    result: T | Failure = process._survived(function, entry, problem, *args, process._setting)
+    return result
+
+
+def _in_turns(
+    entry: Entry, problem: Problem, configs: Sequence[Config], peers: Sequence[str], setting: Setting
+) -> dict[Config | str, Outcome] | Failure:
+    with measure._current(setting.where):
+        oracle = measure.prepare(entry, problem, setting.seed, setting.where)
+
+        def time_them() -> dict[Config | str, Outcome]:
+            sets = setting.sets(oracle.inputs())
+            stopwatches = {
+                config: setting.stopwatch(partial(oracle.kernel.run, config), sets) for config in configs
+            }
+            failures: dict[Config | str, Outcome] = {}
+            labels = {Config(peer=peer): peer for peer in peers}
+            for label, peer in labels.items():
+                begun = _begin(partial(_peer, oracle.kernel, peer), oracle.exact, sets, setting)
+                if isinstance(begun, Failure):
+                    failures[peer] = begun
+                else:
+                    stopwatches[label] = begun
+            timings = time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
+            return {**{labels.get(key, key): timing for key, timing in timings.items()}, **failures}
+
+        return measure._caught(time_them, setting.protocol)
+
+
+def _peer(kernel: Kernel, name: str, *args: Any) -> torch.Tensor | Tensors:
+    """What torch's users would run instead of ``kernel``, by one of torch's backends."""
+    if name == "unmasked":
+        return _unmasked(*args)
+    backend = BACKENDS[name]
+    function = kernel.baseline or kernel.reference
+    with nullcontext() if backend is None else sdpa_kernel([backend]):
+        result: torch.Tensor | Tensors = function(*args)
+        return result
+
+
+def _unmasked(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    lengths: torch.Tensor,
+    table: torch.Tensor | None,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """decode_attention by torch's fastest, which take no mask: right where each sequence fills its room."""
+    if table is not None:
+        k_cache, v_cache = (cache[table.clamp(min=0).long()].flatten(1, 2) for cache in (k_cache, v_cache))
+    grouped = q.shape[2] != k_cache.shape[2]
+    q, k_cache, v_cache = (tensor.transpose(1, 2) for tensor in (q, k_cache, v_cache))
+    return scaled_dot_product_attention(q, k_cache, v_cache, scale=scale, enable_gqa=grouped).transpose(1, 2)
+
+
+def _begin(
+    function: Callable[..., Any], exact: Tensors, sets: Sequence[tuple[Any, ...]], setting: Setting
+) -> Stopwatch | Failure:
+    """A stopwatch on a peer that runs here and gives what ours gives; else why not."""
+    with warnings.catch_warnings(record=True) as told:  # torch warns of each reason against a backend
+        warnings.simplefilter("always")
+        try:
+            off = _off(as_tuple(function(*sets[0])), exact)
+            if not off <= SAME:
+                text = f"its result is off by {off:.2g} of the largest value: it computes something else"
+                return Failure(Reason.WRONG, text, str(setting.protocol))
+            return setting.stopwatch(function, sets)
+        # What torch raises for want of a backend, of memory, or of a graph that can be captured.
+        except RuntimeError as error:
+            reason = Reason.RESOURCES if isinstance(error, torch.OutOfMemoryError) else Reason.RUNTIME
+            text = "; ".join([measure._line(error), *(str(warning.message)[:200] for warning in told)])
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # raises where the device is lost to all, and not only to this peer
+        torch.cuda.empty_cache()
+    return Failure(reason, text, str(setting.protocol))
+
+
+def _off(results: Tensors, exact: Tensors) -> float:
+    """The largest error over the largest value; NaN where a result is. Further results of ours are not torch's."""
+    pieces = zip(results[0].flatten().split(PIECE), exact[0].flatten().split(PIECE), strict=True)
+    largest = [torch.stack([(ours - right).abs().max(), right.abs().max()]) for ours, right in pieces]
+    error, size = torch.stack(largest).amax(0).tolist()  # which NaN passes through
+    return float(error / size if size else error)

@@ -1,0 +1,140 @@
+"""``matmul`` in plain torch: what its results are held to, and what torch's users would run."""
+
+from __future__ import annotations
+
+import torch
+
+from autotune.kernels._gemm_arguments import FP8, check, result_dtype
+
+_TABLE = (torch.float16, torch.bfloat16, torch.float32, *FP8, torch.int8)
+
+
+def reference(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    batch_invariant: bool = False,
+    allow_tf32: bool = False,
+) -> torch.Tensor:
+    """Added up in float32 and rounded once, as the kernels do; all in float64 where a floating tensor is."""
+    tensors = (a, b, bias, residual, scale_a, scale_b)
+    if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
+        # Those that verification has widened, whose out_dtype is no longer theirs.
+        product = torch.matmul(a.double(), b.double())
+        return finished(product, bias, activation, residual, scale_a, scale_b).contiguous()
+    check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
+    dtype = result_dtype(a, scale_a, out_dtype)
+    follows = any(value is not None for value in (bias, activation, residual, scale_a))
+    if dtype == a.dtype and not follows and not allow_tf32:
+        return torch.matmul(a, b).contiguous()
+    product = _product(a, b, allow_tf32)
+    if dtype == torch.int32:
+        return product.to(dtype).contiguous()
+    if a.dtype in _TABLE:
+        product = product.float()
+    return finished(product, bias, activation, residual, scale_a, scale_b).to(dtype).contiguous()
+
+
+def _product(a: torch.Tensor, b: torch.Tensor, allow_tf32: bool) -> torch.Tensor:
+    if a.dtype == torch.int8:
+        return torch.matmul(a.double(), b.double())  # exact, and torch multiplies no integers on a GPU
+    if a.dtype not in _TABLE:
+        return torch.matmul(a, b)
+    wide_a, wide_b = a.float(), b.float()
+    if allow_tf32 and a.dtype == torch.float32:
+        return torch.matmul(_shortened(wide_a), _shortened(wide_b))
+    product = torch.matmul(wide_a, wide_b)
+    # float8 tensor cores add up in fewer bits than float32 has: 14 on sm_90.
+    return _shortened(product) if a.dtype in FP8 else product
+
+
+def _shortened(x: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to the 10 bits of tf32; infinities and NaN as they are."""
+    short = ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    return torch.where(x.isfinite(), short, x)
+
+
+def finished(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    residual: torch.Tensor | None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """act(scale_a * scale_b * x + bias) + residual in the dtype of ``x``; differentiable."""
+    if scale_a is not None and scale_b is not None:
+        x = x * (scale_a * scale_b).to(x.dtype)
+    if bias is not None:
+        x = x + bias.to(x.dtype)
+    x = activate(x, activation)
+    return x if residual is None else x + residual.to(x.dtype)
+
+
+def activate(x: torch.Tensor, activation: str | None) -> torch.Tensor:
+    """In the dtype of ``x``; swiglu: (..., N) [gate | up] -> (..., N / 2)."""
+    if activation == "relu":
+        return torch.relu(x)
+    if activation == "gelu":
+        return torch.nn.functional.gelu(x)
+    if activation == "gelu_tanh":
+        return torch.nn.functional.gelu(x, approximate="tanh")
+    if activation == "silu":
+        return torch.nn.functional.silu(x)
+    if activation == "swiglu":
+        gate, up = x.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate) * up
+    return x
+
+
+def baseline(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    batch_invariant: bool = False,
+    allow_tf32: bool = False,
+) -> torch.Tensor:
+    """torch's fastest for the same: one product with its bias, and each further step by itself in the result's
+    dtype. float8 and int8 have one on CUDA, for sizes that its tensor cores take; elsewhere the reference.
+    """
+    dtype = result_dtype(a, scale_a, out_dtype)
+    x: torch.Tensor | None = None
+    if a.dtype == dtype and a.is_floating_point():
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+        try:
+            x = torch.addmm(bias, a, b) if bias is not None and a.dim() == b.dim() == 2 else torch.matmul(a, b)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
+        bias = None if bias is not None and a.dim() == b.dim() == 2 else bias
+    elif a.dtype in FP8 and _fits_scaled_mm(a, b):
+        if scale_a is None or scale_b is None:
+            scale_a = scale_b = torch.ones((), device=a.device)
+        x = torch._scaled_mm(a, b, scale_a, scale_b, out_dtype=dtype)
+        scale_a = scale_b = None
+    elif a.dtype == torch.int8 and a.is_cuda and a.dim() == b.dim() == 2 and _fits_int_mm(a, b):
+        x = torch._int_mm(a, b)
+        if dtype != torch.int32:
+            x = x.float()
+    if x is None:
+        return reference(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
+    return finished(x, bias, activation, residual, scale_a, scale_b).to(dtype)
+
+
+def _fits_scaled_mm(a: torch.Tensor, b: torch.Tensor) -> bool:
+    by_row_and_column = a.dim() == b.dim() == 2 and a.stride(1) == 1 and b.stride(0) == 1
+    return a.is_cuda and by_row_and_column and a.shape[1] % 16 == 0 and b.shape[1] % 16 == 0 and a.numel() > 0
+
+
+def _fits_int_mm(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape[0] > 16 and a.shape[1] % 8 == 0 and b.shape[1] % 8 == 0

@@ -1,0 +1,210 @@
+import json
+import math
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from autotune import registry
+from autotune.data import Choice, Config, Failure, Problem, Reason, Timing
+from autotune.kernel import Work
+from autotune.measure import Setting
+from autotune.protocol import protocol_at
+from autotune.store import Store
+from benchmarks import _beside, attention, decode, matmul, record
+from benchmarks._beside import time_beside
+from benchmarks._operators import chosen_of
+from benchmarks._rows import Row, summary, table
+from benchmarks._scaled import scaled
+from benchmarks.shapes import ATTENTION, DECODE, MATMUL, MODELS, RECORDED
+
+LISTS = {"gemm": MATMUL, "attention": ATTENTION, "decode_attention": DECODE}
+WALL = protocol_at("cpu")
+
+
+def timing(ms):
+    return Timing(ms, ms, ms, 3, str(WALL))
+
+
+def row(problem="M=4,dtype=float16", tuned=1.0, name="list", flops=10**9, **peers):
+    """Times in milliseconds; None where it did not run."""
+    failure = Failure(Reason.RUNTIME, "no such backend", str(WALL))
+    outcomes = {key: failure if ms is None else timing(ms) for key, ms in {**peers, "tuned": tuned}.items()}
+    config = Config(BLOCK_M=16)
+    return Row(
+        name=name,
+        kernel="gemm",
+        problem=Problem.parse(problem),
+        work=Work(flops=flops, bytes=10**6),
+        choice=Choice(config, "tuned", "measured"),
+        default_config=config,
+        tuned=outcomes.pop("tuned"),
+        default=timing(2.0),
+        peers=outcomes,
+    )
+
+
+@pytest.mark.parametrize("kernel", LISTS)
+def test_every_shape_is_a_problem_of_its_kernel_in_its_own_spelling(kernel):
+    lists = {**LISTS[kernel], "recorded": RECORDED[kernel]}
+    for name, texts in lists.items():
+        assert texts and len(set(texts)) == len(texts), name
+        for text in texts:
+            assert str(registry.load(kernel).kernel.parse(text)) == text, name
+
+
+@pytest.mark.parametrize("kernel", LISTS)
+def test_scaled_inputs_are_the_problem_that_dispatch_sees(kernel):
+    """One problem of a list at each class: a layout that its sizes give the lie would be tuned and never served."""
+    loaded = registry.load(kernel)
+    for texts in LISTS[kernel].values():
+        for problem in chosen_of(loaded, texts, limit=2, small=True):
+            assert loaded.kernel.problem(*loaded.kernel.inputs(problem, 0, "cpu")) == problem
+            assert loaded.kernel.work(problem).flops < 10**8
+
+
+@pytest.mark.parametrize(
+    ("model", "ways", "layers"),
+    [
+        # 32 + 2 * 8 heads of 128 make 6144.
+        ("llama3-8b", 1, [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]),
+        ("llama3-70b", 8, [(1280, 8192), (8192, 1024), (7168, 8192), (8192, 3584), (16032, 8192)]),
+        ("llama3-405b", 8, [(2304, 16384), (16384, 2048), (13312, 16384), (16384, 6656), (16032, 16384)]),
+        # 128 * (128 + 64) = 24576, 128 * (128 + 128) = 32768, 512 + 64 = 576.
+        (
+            *("deepseek-v3", 1),
+            [
+                *((1536, 7168), (576, 7168), (24576, 1536), (32768, 512), (7168, 16384), (36864, 7168)),
+                *((7168, 18432), (4096, 7168), (7168, 2048), (256, 7168), (129280, 7168)),
+            ],
+        ),
+    ],
+)
+def test_layers_of_a_model_follow_from_its_config(model, ways, layers):
+    assert MODELS[model].layers(ways) == layers
+
+
+def test_the_fa3_grid_holds_its_tokens_and_hidden_size():
+    for problem in map(Problem.parse, ATTENTION["fa3"]):
+        assert problem.integer("B") * problem.integer("SQ") == 16384
+        assert problem.integer("H") * problem.integer("D") == 2048
+
+
+@pytest.mark.parametrize(
+    ("large", "small"),
+    [
+        ("M=1,N=6144,K=4096", "M=1,N=96,K=256"),
+        ("M=8192,N=13,K=16032", "M=64,N=13,K=240"),
+        # A window of an eighth of the keys; values narrower than keys; four query heads for each of two.
+        (
+            "B=8,H=32,HKV=8,SQ=8192,SK=8192,D=192,DV=128,window=1024",
+            "B=2,H=8,HKV=2,SQ=128,SK=128,D=48,DV=32,window=16",
+        ),
+        # 8190 is 14 over a multiple of 16, and so is 126.
+        ("B=16,H=5,HKV=1,SK=8190,D=128", "B=2,H=5,HKV=1,SK=126,D=64"),
+        ("B=1,H=16,HKV=16,SK=8192,D=256,page=256", "B=1,H=2,HKV=2,SK=128,D=64,page=32"),
+    ],
+)
+def test_scaled_problems_keep_their_class(large, small):
+    assert str(scaled(Problem.parse(large))) == small
+
+
+def test_a_limit_takes_problems_from_all_over_a_list():
+    loaded = registry.load("gemm")
+    texts = MATMUL["squares"]
+    assert [str(problem) for problem in chosen_of(loaded, texts, limit=3)] == [texts[0], texts[10], texts[20]]
+    assert len(chosen_of(loaded, texts, limit=1000)) == len(texts)
+
+
+def test_the_table_has_rates_of_ours_and_a_dash_where_a_peer_has_no_time():
+    lines = table([row(tuned=0.5, torch=1.0, flash=None, math=4.0)]).splitlines()
+    cells = dict(zip(lines[0].replace(" ms", "").split(), lines[1].split(), strict=True))
+    # 1e9 operations and 1e6 bytes in 0.5 ms: 2e12 and 2e9 a second. The fastest peer takes twice as long.
+    assert cells == {
+        **{"problem": "M=4,dtype=float16", "config": "m16", "from": "tuned", "tuned": "0.5", "default": "2"},
+        **{"torch": "1", "flash": "-", "math": "4", "TFLOP/s": "2", "GB/s": "2", "speed-up": "2x"},
+    }
+
+
+def test_the_summary_is_a_geometric_mean_and_the_worst_of_each_list():
+    rows = [
+        *(row("M=1", tuned=1.0, torch=2.0), row("M=2", tuned=1.0, torch=0.5), row("M=3", tuned=1.0, torch=8.0)),
+        *(row("M=4", tuned=None, torch=1.0), row("M=5", name="other", torch=None)),
+    ]
+    first, other = summary(rows).splitlines()
+    assert math.prod((2, 0.5, 8)) ** (1 / 3) == pytest.approx(2)
+    assert first == (
+        "list: 2x the speed of the fastest peer in the geometric mean, worst 0.5x at M=2; 3 of 4 problems compared"
+    )
+    assert other == "other: none of 1 problems could be compared"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda a: a * 1.2, Reason.WRONG),
+        (lambda a: a.where(a > a.min(), math.nan), Reason.WRONG),
+        (lambda a: a @ torch.ones(3), Reason.RUNTIME),
+    ],
+    ids=["another result", "nan", "raises"],
+)
+def test_a_peer_that_does_not_compute_the_same_has_no_time(function, reason):
+    a = torch.arange(1.0, 10.0)
+    begun = _beside._begin(function, (a.double(),), [(a,)], Setting("cpu", WALL))
+    assert isinstance(begun, Failure) and begun.reason is reason and begun.detail
+
+
+def test_a_peer_that_takes_the_worker_down_costs_its_own_time_only(monkeypatch):
+    config, died = Config(BLOCK_M=16), Failure(Reason.RUNTIME, "killed", str(WALL))
+
+    def attempt(machine, function, entry, problem, configs, peers):
+        return died if peers else {config: timing(1.0) for config in configs}
+
+    monkeypatch.setattr(_beside, "attempt", attempt)
+    entry = registry.load("gemm").entry
+    found = time_beside(None, entry, Problem(M=1), [config], ("torch", "flash"))
+    assert found == {config: timing(1.0), "torch": died, "flash": died}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "name", "missing"),
+    [
+        (matmul, "llama3-70b-decode", set()),
+        # On a CPU; and the caches of two sequences are not full.
+        (attention, "fa3", {"cudnn", "efficient"}),
+        (decode, "llama4-tp8", {"cudnn", "efficient", "unmasked"}),
+    ],
+    ids=["matmul", "attention", "decode"],
+)
+def test_a_dry_run_prints_a_table_and_keeps_what_it_is_made_of(benchmark, name, missing, tmp_path):
+    output = tmp_path / "rows.jsonl"
+    arguments = ["--scaled", "--limit", "1", "--list", name, "--output", str(output)]
+    result = CliRunner().invoke(benchmark.COMMAND, arguments, catch_exceptions=False)
+    assert result.exit_code == 0 and f"{name}: " in result.stdout
+    kept = json.loads(output.read_text())
+    assert kept["protocol"] == "wall-throughput-2" and kept["device"] == "interpreter" and kept["list"] == name
+    assert 0 < kept["tuned"]["p20_ms"] <= kept["tuned"]["median_ms"] <= kept["tuned"]["p80_ms"]
+    failed = {peer for peer, outcome in kept["peers"].items() if "reason" in outcome}
+    assert failed == missing
+    assert all(kept["peers"][peer]["detail"] for peer in failed)
+
+
+@pytest.mark.slow
+def test_recording_goes_on_from_what_its_folder_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RECORDED", {"gemm": ("M=16,N=64,K=64,dtype=float16",)})
+    arguments = ["--folder", str(tmp_path), "--kernel", "gemm", "--samples", "0", "--configs", "3", "--refine", "1"]
+
+    def run(minutes):
+        CliRunner().invoke(record.command, [*arguments, "--minutes", minutes], catch_exceptions=False)
+        with Store(tmp_path / "trials.db", readonly=True) as store:
+            return list(store.rows())
+
+    first = run("1")
+    assert len(first) == 4 and sum('"random"' in trial["provenance"] for trial in first) == 3
+    checks = (tmp_path / "checks.jsonl").read_text()
+    assert len(checks.splitlines()) == len(registry.load("gemm").kernel.problems)
+    second = run("1")
+    assert len(second) == 5 and {trial["config"] for trial in first} < {trial["config"] for trial in second}
+    assert (tmp_path / "checks.jsonl").read_text() == checks
+    assert len((tmp_path / "comparison.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 5
