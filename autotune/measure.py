@@ -71,10 +71,10 @@ def evaluate(
 
     :param best_ms: score of the problem's best config so far: one far above it is timed briefly
     """
-    with _current(setting.where):
+    with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
         begun = time.perf_counter()
-        failure = _caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
+        failure = caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
         seconds = {Rung.VERIFY.value: time.perf_counter() - begun}
         if failure is not None:
             return Measured(failure, Rung.VERIFY, seconds)
@@ -85,7 +85,7 @@ def evaluate(
             stopwatch = setting.stopwatch(partial(oracle.kernel.run, config), setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, best_ms, TIMING_SECONDS)
 
-        timed = _caught(time_it, setting.protocol)
+        timed = caught(time_it, setting.protocol)
         outcome, rung = timed if isinstance(timed, tuple) else (timed, Rung.TIMING)
         seconds[rung.value] = time.perf_counter() - begun
         return Measured(outcome, rung, seconds)
@@ -95,7 +95,7 @@ def evaluate_in_turns(
     entry: Entry, problem: Problem, configs: Sequence[Config], setting: Setting
 ) -> dict[Config, Timing] | Failure:
     """Time configs that were verified and timed before against each other; a Failure if one does not run."""
-    with _current(setting.where):
+    with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
 
         def time_them() -> dict[Config, Timing]:
@@ -106,19 +106,19 @@ def evaluate_in_turns(
             }
             return time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
 
-        return _caught(time_them, setting.protocol)
+        return caught(time_them, setting.protocol)
 
 
 def verify(entry: Entry, problem: Problem, config: Config, setting: Setting) -> Failure | None:
     """The verdict alone, without a time."""
-    with _current(setting.where):
+    with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
-        return _caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
+        return caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
 
 
 def time_reference(entry: Entry, problem: Problem, setting: Setting) -> Outcome:
     """The time of what torch users run instead, the kernel's baseline or reference, by the same protocol."""
-    with _current(setting.where):
+    with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
         peer = oracle.kernel.baseline or oracle.kernel.reference
 
@@ -126,7 +126,7 @@ def time_reference(entry: Entry, problem: Problem, setting: Setting) -> Outcome:
             stopwatch = setting.stopwatch(peer, setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, None, TIMING_SECONDS)[0]
 
-        return _caught(time_it, setting.protocol)
+        return caught(time_it, setting.protocol)
 
 
 def _verdict(oracle: Oracle, config: Config, protocol: Protocol) -> Failure | None:
@@ -144,11 +144,11 @@ def versions(where: str) -> tuple[Device, str, str]:
     return seen, triton.__version__, torch.__version__
 
 
-def _current(where: str) -> torch.cuda.device:
+def current(where: str) -> torch.cuda.device:
     return torch.cuda.device(where if where != "cpu" else -1)  # -1: no device, does nothing
 
 
-def _caught(attempt: Callable[[], T], protocol: Protocol) -> T | Failure:
+def caught(attempt: Callable[[], T], protocol: Protocol) -> T | Failure:
     """What ``attempt`` gives, or the failure it ended in."""
     try:
         result = attempt()
@@ -156,9 +156,9 @@ def _caught(attempt: Callable[[], T], protocol: Protocol) -> T | Failure:
             torch.cuda.synchronize()
         return result
     except OutOfResources as error:
-        return Failure(Reason.RESOURCES, _line(error), str(protocol))
+        return Failure(Reason.RESOURCES, line(error), str(protocol))
     except (CompilationError, PTXASError) as error:
-        return Failure(Reason.COMPILE, _line(error), str(protocol))
+        return Failure(Reason.COMPILE, line(error), str(protocol))
     # A candidate may raise anything at all, SystemExit too: the interpreter runs its body as Python, in a
     # process that does nothing else. Its row says what.
     except BaseException as error:
@@ -167,7 +167,7 @@ def _caught(attempt: Callable[[], T], protocol: Protocol) -> T | Failure:
         worker.retire()
         # What the candidate holds is still in its frames, and the answer needs memory too.
         traceback.clear_frames(error.__traceback__)
-        return Failure(Reason.RESOURCES if _exhausted(error) else Reason.RUNTIME, _line(error), str(protocol))
+        return Failure(Reason.RESOURCES if _exhausted(error) else Reason.RUNTIME, line(error), str(protocol))
 
 
 def _exhausted(error: BaseException) -> bool:
@@ -177,13 +177,13 @@ def _exhausted(error: BaseException) -> bool:
         if link is None:
             return False
         # torch's CPU allocator has no exception of its own.
-        if isinstance(link, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in _line(link):
+        if isinstance(link, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in line(link):
             return True
         link = link.__context__ if link.__cause__ is None else link.__cause__
     return False
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
     """One line of text that any database takes, whatever the exception does."""
     try:
         text = " ".join(str(error).split())

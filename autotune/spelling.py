@@ -8,13 +8,6 @@ from autotune.data import Config
 _LETTERS = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
 #: What is not worth a word: nothing is split, limited or switched on.
 _OFF = {"SPLIT_K": 1, "SPLIT_KV": 1, "EPILOGUE_SUBTILE": 1, "maxnreg": 0, "waves_per_eu": 0}
-    "SPLIT_K": 1,
-    "SPLIT_KV": 1,
-    "EPILOGUE_SUBTILE": 1,
-    "maxnreg": 0,
-    "waves_per_eu": 0,
-    "matrix_instr_nonkdim": 0,
-}
 
 
 def short(config: Config) -> str:

@@ -58,7 +58,8 @@ class Tuner:
         self.summary = Summary(job, target.name, self._loaded.space.default(job.problem, target.device))
         why = self._loaded.space.unsupported(job.problem, target.device)
         if why is not None:
-            self.summary.trouble, self.summary.ended = f"{job.kernel} {job.problem}: {why}", "the device can't run it"
+            self.summary.trouble = f"{job.kernel} {job.problem}: {why}"
+            self.summary.ended = "the device can't run it"
             return self.summary
         name, source, device = self._loaded.name, self._loaded.source, target.device
         self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)

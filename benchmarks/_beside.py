@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,8 +20,6 @@ from autotune.registry import Entry
 from autotune.targets.target import Machine
 from autotune.timing import FINAL_SECONDS, Stopwatch, time_in_turns
 from autotune.verify import PIECE, as_tuple
-
-T = TypeVar("T")
 
 #: Column -> what torch's scaled_dot_product_attention is held to; None: what it picks, or a product by cuBLAS.
 BACKENDS: Mapping[str, SDPBackend | None] = {
@@ -48,7 +46,7 @@ def time_beside(
 
     :raises TargetError: if the problem's inputs or references can't be had.
     """
-    found = attempt(machine, _in_turns, entry, problem, configs, peers)
+    found = machine.attempt(_in_turns, entry, problem, configs, peers)
     if not isinstance(found, Failure):
         return found
     if not peers:
@@ -57,20 +55,10 @@ def time_beside(
     return {**time_beside(machine, entry, problem, configs, ()), **dict.fromkeys(peers, found)}
 
 
-def attempt(
-    machine: Machine, function: Callable[..., T], entry: Entry, problem: Problem, *args: Any
-) -> T | Failure:
-    """What ``function(entry, problem, *args, setting)`` gives in the machine's worker, or what ended it."""
-    process: Any = getattr(machine, "_machine", machine)
-    process._prepare(entry, problem)
-    result: T | Failure = process._survived(function, entry, problem, *args, process._setting)
-    return result
-
-
 def _in_turns(
     entry: Entry, problem: Problem, configs: Sequence[Config], peers: Sequence[str], setting: Setting
 ) -> dict[Config | str, Outcome] | Failure:
-    with measure._current(setting.where):
+    with measure.current(setting.where):
         oracle = measure.prepare(entry, problem, setting.seed, setting.where)
 
         def time_them() -> dict[Config | str, Outcome]:
@@ -89,7 +77,7 @@ def _in_turns(
             timings = time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
             return {**{labels.get(key, key): timing for key, timing in timings.items()}, **failures}
 
-        return measure._caught(time_them, setting.protocol)
+        return measure.caught(time_them, setting.protocol)
 
 
 def _peer(kernel: Kernel, name: str, *args: Any) -> torch.Tensor | Tensors:
@@ -135,7 +123,7 @@ def _begin(
         # What torch raises for want of a backend, of memory, or of a graph that can be captured.
         except RuntimeError as error:
             reason = Reason.RESOURCES if isinstance(error, torch.OutOfMemoryError) else Reason.RUNTIME
-            text = "; ".join([measure._line(error), *(str(warning.message)[:200] for warning in told)])
+            text = "; ".join([measure.line(error), *(str(warning.message)[:200] for warning in told)])
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # raises where the device is lost to all, and not only to this peer
         torch.cuda.empty_cache()

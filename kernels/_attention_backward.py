@@ -14,8 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autotune.kernels._attention_backward_parts import base_2, cap_slope, load_rows, row_range, sequence
-from autotune.kernels._masks import score, visible
+from autotune.kernels._attention_backward_parts import base_2, cap_slope, load_rows, row_range
+from autotune.kernels._masks import score, sequence, visible
 
 
 @triton.jit

@@ -7,13 +7,6 @@ import triton.language as tl
 
 
 @triton.jit
-def sequence(cu, number):
-    """(first row, number of rows) of one sequence."""
-    start = tl.load(cu + number)
-    return start.to(tl.int64), (tl.load(cu + number + 1) - start).to(tl.int32)
-
-
-@triton.jit
 def base_2(lse):
     """log2 of a row's sum of exponentials, and inf where that is 0, so that nothing weighs anything there."""
     return tl.where(lse == float("-inf"), float("inf"), lse * 1.4426950408889634)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autotune.kernels._attention_backward_parts import base_2, cap_slope, load_rows, sequence
-from autotune.kernels._masks import key_range, score, visible
+from autotune.kernels._attention_backward_parts import base_2, cap_slope, load_rows
+from autotune.kernels._masks import key_range, score, sequence, visible
 
 
 @triton.jit

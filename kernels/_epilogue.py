@@ -29,6 +29,13 @@ def biased(
 
 
 @triton.jit
+def sigmoid(x):
+    """Without an overflow on either side."""
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x < 0, small, 1.0) / (1 + small)
+
+
+@triton.jit
 def activated(x, ACTIVATION: tl.constexpr):
     """Of each element, in float32; NaN stays NaN. ACTIVATION is not none."""
     if ACTIVATION == "relu":
@@ -37,9 +44,9 @@ def activated(x, ACTIVATION: tl.constexpr):
         return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
     elif ACTIVATION == "gelu_tanh":
         # (1 + tanh(u)) / 2 is sigmoid(2 u); u is sqrt(2 / pi) * (x + 0.044715 x**3).
-        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     else:  # silu, and the gate of swiglu
-        return x * tl.sigmoid(x)
+        return x * sigmoid(x)
 
 
 @triton.jit

@@ -100,7 +100,7 @@ def _backward(
     if b.requires_grad:
         left, right = a, before
         if b.dim() == 2:
-            left, right = (each.reshape(-1, each.shape[-1]) for each in (a, before))
+            left, right = a.flatten(0, -2), before.flatten(0, -2)
         grad_b = product(left.mT.conj(), right, None, b.dtype).sum_to_size(b.shape)
     return grad_a, grad_b, grad_bias, None, None if residual is None else gradient, *[None] * 5
 
@@ -115,10 +115,15 @@ def _before(activation: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.T
         )
         return exact
     if activation == "silu":
-        plain: torch.Tensor = aten.silu_backward(gradient, x)
-        return plain
+        return _before_silu(gradient, x)
     gate, up = x.chunk(2, dim=-1)
-    return torch.cat([aten.silu_backward(gradient * up, gate), gradient * torch.nn.functional.silu(gate)], dim=-1)
+    return torch.cat([_before_silu(gradient * up, gate), gradient * torch.nn.functional.silu(gate)], dim=-1)
+
+
+def _before_silu(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    # torch's own, aten.silu_backward, has no derivative.
+    sigmoid = torch.sigmoid(x)
+    return gradient * sigmoid * (1 + x * (1 - sigmoid))
 
 
 def _call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> Arguments | str:

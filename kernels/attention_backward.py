@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from autotune.data import ITEMSIZE, Config, Problem
-from autotune.kernel import Field, Kernel, Signature, Tolerance, Work
+from autotune.kernel import Field, Kernel, Signature, Work
 from autotune.kernels._attention_backward import keys_gradient
 from autotune.kernels._attention_backward_launch import Step, named, row_contiguous, signatures, steps
 from autotune.kernels._attention_backward_operator import OPERATOR, check_gradients
 from autotune.kernels._attention_backward_reference import gradients
 from autotune.kernels._attention_reference import attend, seen_pairs
-from autotune.kernels._attention_tiles import MAX_HEAD_DIM, check_width, strides, whole_groups
+from autotune.kernels._attention_tiles import MAX_HEAD_DIM, TOLERANCES, check_width, strides, whole_groups
 from autotune.kernels._launch import launch, must_widen
 from autotune.kernels._masks import binding_window, score_factors
 from autotune.kernels._tensors import aligned, dtype_name, heads_layout, random, relaid
@@ -263,11 +263,7 @@ KERNEL = Kernel(
         "B=1,H=1,HKV=1,SQ=113,SK=33,D=80,dtype=float32,causal=true",
         "B=1,H=4,HKV=2,SQ=70,SK=90,D=48,dtype=float16,DV=32,window=20,softcap=true",
     ),
-    tolerances={
-        "float16": Tolerance(ratio=2, ulps=1),
-        "bfloat16": Tolerance(ratio=2, ulps=1),
-        "float32": Tolerance(ratio=4, ulps=64),
-    },
+    tolerances=TOLERANCES,
     signature=compile_signature,
     rule=whole_groups,
     operator=OPERATOR,

@@ -84,7 +84,7 @@ def no_descriptor(product: Product) -> str | None:
         return f"takes rows or columns that are contiguous, and layout={product.layout} has neither"
     if not product.aligned:
         return "takes addresses and strides that are multiples of 16 bytes, and aligned=false"
-    a, b = product.layout
+    a, b = product.layout[0], product.layout[1]
     result = product.N // 2 if product.gated else product.N
     rows = (
         ("a", product.K if a == "n" else product.M, product.itemsize),

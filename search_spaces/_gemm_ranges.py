@@ -8,7 +8,7 @@ from functools import lru_cache
 from autotune.arithmetic import clamp, next_power_of_2
 from autotune.data import Device, Problem, Value
 from autotune.search_spaces._gemm_problem import Product, read
-from autotune.search_spaces._rules import largest_up_to
+from autotune.search_spaces._rules import barrier_bytes, largest_up_to
 from autotune.space import Ranges, by_arch
 
 _TILES = (16, 32, 64, 128, 256)
@@ -32,12 +32,12 @@ RANGES: Mapping[str, Ranges] = {
         "BLOCK_K": (32, 64, 128),
         "SPLIT_K": (1, 2, 4, 8, 16),
         "GROUP_M": (1, 4, 8, 16),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4, 5),
         "EPILOGUE_SUBTILE": (1, 2),
         "FLATTEN": (False, True),
         "WARP_SPECIALIZE": (False, True),
         "FAST_ACCUM": (False, True),
-        "num_warps": (4, 8),
-        "num_stages": (2, 3, 4, 5),
         "maxnreg": (0, 128, 168, 232),
     },
     "sm_100": {
@@ -47,11 +47,11 @@ RANGES: Mapping[str, Ranges] = {
         "BLOCK_K": (32, 64, 128),
         "SPLIT_K": (1, 2, 4, 8, 16),
         "GROUP_M": (8,),
+        "num_warps": (4, 8),
+        "num_stages": (2, 3, 4),
         "EPILOGUE_SUBTILE": (1, 2, 4),
         "FLATTEN": (False, True),
         "WARP_SPECIALIZE": (False, True),
-        "num_warps": (4, 8),
-        "num_stages": (2, 3, 4),
     },
     "gfx942": {
         "STRUCTURE": ("tiled", "persistent", "skinny"),
@@ -74,10 +74,10 @@ RANGES: Mapping[str, Ranges] = {
         "BLOCK_K": (16, 32, 64, 128, 256),
         "SPLIT_K": (1, 2, 4),
         "GROUP_M": (8,),
-        "EPILOGUE_SUBTILE": (1, 2),
-        "FLATTEN": (False, True),
         "num_warps": (4,),
         "num_stages": (2,),
+        "EPILOGUE_SUBTILE": (1, 2),
+        "FLATTEN": (False, True),
     },
 }
 
@@ -104,8 +104,10 @@ def params(problem: Problem, device: Device) -> Ranges:
 
 
 def _invariant(ranges: Ranges, product: Product, device: Device) -> Ranges:
-    """One tile, whatever M is, and nothing that chooses the matrix instruction: it has an order of sums of its own."""
-    largest = 64 if product.on_plain_cores(device) else 128
+    """One tile, whatever M is, and nothing free that chooses the matrix instruction and its order of sums."""
+    # 128 x 128 sums of 32 bits are 64 KiB on their way out.
+    small = product.on_plain_cores(device) or device.shared_bytes_per_block < 2**16 + barrier_bytes(device)
+    largest = 64 if small else 128
     block_n = largest_up_to(min(next_power_of_2(product.N), largest), ranges, "BLOCK_N")
     fixed: Mapping[str, Value] = {
         "BLOCK_M": largest,

@@ -57,7 +57,16 @@ def _in_rounds(chosen: Chosen, problem: Problem, device: Device) -> bool:
 
 
 def _in_warp_groups(chosen: Chosen, problem: Problem, device: Device) -> bool:
-    return chosen["STRUCTURE"] == "descriptor" and not read(problem).on_plain_cores(device)
+    """Triton 3.9 specialises the loop over tiles on sm_90 for wgmma of 4 warps, unless flattened, and on sm_10x.
+
+    Elsewhere it says nothing and compiles the same code.
+    """
+    if chosen["STRUCTURE"] != "descriptor" or read(problem).on_plain_cores(device):
+        return False
+    if device.arch.startswith("sm_10"):
+        return True
+    one_group = chosen["num_warps"] == 4 and _number(chosen, "BLOCK_M") >= 64
+    return device.arch == "sm_90" and one_group and not chosen["FLATTEN"]
 
 
 def _in_14_bits(chosen: Chosen, problem: Problem, device: Device) -> bool:
@@ -86,7 +95,6 @@ MATTERS: Mapping[str, Effect] = {
     "FLATTEN": _in_rounds,
     "WARP_SPECIALIZE": _in_warp_groups,
     "FAST_ACCUM": _in_14_bits,
-    "num_stages": _by_tiles,
     "maxnreg": _limits_registers,
     "matrix_instr_nonkdim": _wide_and_tall,
     "kpack": _on_matrix_cores,
@@ -119,7 +127,7 @@ def structure_serves(config: Config, problem: Problem, device: Device) -> str | 
 def _narrow_box(config: Config, product: Product) -> str | None:
     """The innermost row of each box is 16 bytes or more, 32 in 8 bits."""
     width = _number(config, "BLOCK_N") // (2 if product.gated else 1)
-    a, b = product.layout
+    a, b = product.layout[0], product.layout[1]
     boxes = (
         (_number(config, "BLOCK_K") if a == "n" else _number(config, "BLOCK_M"), product.itemsize),
         (width if b == "n" else _number(config, "BLOCK_K"), product.itemsize),
@@ -190,27 +198,28 @@ def band_fits(params: Callable[[Problem, Device], Ranges]) -> Constraint:
 
 
 def warp_groups_fit(config: Config, problem: Problem, device: Device) -> str | None:
-    """Triton 3.4 to 3.9 specialise this loop on sm_90 with 4 warps alone, and else say nothing."""
-    if not config.get("WARP_SPECIALIZE", False):
+    """On sm_90 wgmma takes 8-bit operands with rows along K alone; turning others stops the compiler."""
+    product = read(problem)
+    if not config.get("WARP_SPECIALIZE", False) or device.arch != "sm_90" or product.itemsize > 1:
         return None
-    if not is_at_least(device, 100) and config["num_warps"] != 4:
-        return f"WARP_SPECIALIZE takes num_warps=4 on {device.arch}, not {config['num_warps']}"
-    return None
+    if product.layout == "nt":
+        return None
+    return f"WARP_SPECIALIZE takes {product.dtype} in layout nt on {device.arch}, not {product.layout}"
 
 
 def _binds(limit: int, chosen: Chosen, device: Device) -> bool:
-    """Whether a thread wants more than ``limit`` registers, but not so many more that it spills."""
+    """Whether accumulators take half of ``limit`` or more, and leave 40 for addresses: ptxas refuses under 26."""
     if chosen["STRUCTURE"] == "skinny" or chosen.get("WARP_SPECIALIZE", False):
         return False
     tile = _number(chosen, "BLOCK_M") * _number(chosen, "BLOCK_N")
-    return limit // 2 <= tile // (device.warp_size * _number(chosen, "num_warps")) < limit
+    return limit // 2 <= tile // (device.warp_size * _number(chosen, "num_warps")) <= limit - 40
 
 
 def register_limit_binds(config: Config, problem: Problem, device: Device) -> str | None:
     limit = int(config.get("maxnreg", 0))
     if limit == 0 or _binds(limit, config, device):
         return None
-    return f"maxnreg={limit} binds where accumulators take half of it or more, and spills where they take all"
+    return f"maxnreg={limit} is for tiles whose accumulators take from half of it to all but 40"
 
 
 def rows_of_skinny(product: Product) -> int:

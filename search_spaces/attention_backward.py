@@ -42,8 +42,8 @@ _FULL_PRECISION: Mapping[int, _Tile] = {
     256: (16, 32, 32, 16, 2, 8),
 }
 
-#: Tiles by the largest head dimension they are for; 16-bit, then 32-bit. Inductor's spill up to 2104 B a thread here,
-#: these at most 424 B (Triton 3.9). Up to 255 most of a tile is padding, which loads through masks.
+#: Tiles by the largest head dimension they are for; 16-bit, then 32-bit. Inductor's spill up to 2104 B a thread
+#: here, these at most 424 B (Triton 3.9). Up to 255 most of a tile is padding, which loads through masks.
 _DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
     "sm_80": (
         {
@@ -59,7 +59,7 @@ _DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
             64: (64, 128, 128, 64, 3, 8),
             128: (32, 128, 128, 64, 2, 8),
             255: (16, 32, 32, 16, 2, 4),
-            256: (32, 64, 64, 32, 2, 8),
+            256: (16, 64, 64, 32, 2, 8),
         },
         _FULL_PRECISION,
     ),

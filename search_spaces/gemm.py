@@ -42,6 +42,7 @@ _WINNERS: Sequence[tuple[str, int, int, int, int, int, Mapping[str, Value]]] = (
     ("persistent", 128, 128, 64, 8, 3, {}),
     ("tiled", 64, 128, 64, 4, 4, {}),
     ("tiled", 64, 64, 128, 4, 3, {}),
+    ("tiled", 32, 64, 64, 4, 4, {}),
     ("tiled", 16, 64, 128, 4, 4, {"SPLIT_K": 4}),
     ("tiled", 16, 32, 128, 4, 5, {"SPLIT_K": 2}),
     ("skinny", 16, 32, 128, 4, 2, {"SPLIT_K": 4}),
@@ -74,7 +75,7 @@ def default(problem: Problem, device: Device) -> Config:
 
 def _skinny_pays(product: Product, device: Device) -> bool:
     """Up to four multiply-adds an element of 16 bits the plain cores keep up with memory."""
-    few = product.M <= 2 * product.itemsize and product.K > 0
+    few = 0 < product.M <= 2 * product.itemsize and product.K > 0
     return few and not product.batch_invariant and device.arch != "interpreter"
 
 
@@ -86,7 +87,8 @@ def _skinny_sizes(product: Product, ranges: Ranges) -> dict[str, Value]:
     sizes = {"BLOCK_N": product.N, "BLOCK_K": product.K}
     block = largest_up_to(min(128, max(16, next_power_of_2(sizes[long]))), ranges, long)
     other = largest_up_to(min(elements // block, max(16, next_power_of_2(sizes[wide]))), ranges, wide)
-    return {"BLOCK_M": ranges["BLOCK_M"][0], long: block, wide: other, "num_stages": ranges["num_stages"][0]}
+    stages = largest_up_to(4, ranges, "num_stages")
+    return {"BLOCK_M": ranges["BLOCK_M"][0], long: block, wide: other, "num_stages": stages}
 
 
 def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, Value]:
@@ -111,51 +113,50 @@ def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, V
 
 
 def _structure(sizes: dict[str, Value], problem: Problem, device: Device, ranges: Ranges) -> str:
-    """Descriptors where they serve and a program has a second tile, or the elements are of 8 bits."""
-    if device.arch == "interpreter" or "descriptor" not in ranges["STRUCTURE"]:
-        return "tiled"
+    """Descriptors where they serve and programs have a second tile; in 8 bits where K is not to be split."""
     product, tried = read(problem), {**sizes, "STRUCTURE": "descriptor", "EPILOGUE_SUBTILE": 1}
-    pays = product.itemsize == 1 or product.tiles(tried) >= 2 * device.sm_count
+    if "descriptor" not in ranges["STRUCTURE"] or device.arch == "interpreter" or product.on_plain_cores(device):
+        return "tiled"
+    tiles = product.tiles(tried)
+    pays = tiles >= 2 * device.sm_count or (product.itemsize == 1 and 2 * tiles > device.sm_count)
     return "descriptor" if pays and structure_serves(Config(tried), problem, device) is None else "tiled"
 
 
 def _completed(chosen: dict[str, Value], product: Product, device: Device, ranges: Ranges) -> dict[str, Value]:
     """A config of these sizes: its parts of K, its order of tiles, its warps; all else off."""
-    tiles, rows = product.tiles(chosen), cdiv(product.M, int(chosen["BLOCK_M"]))
+    block_m, block_n, block_k = (int(chosen[name]) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
+    tiles, rows = product.tiles(chosen), cdiv(product.M, block_m)
+    skinny = chosen["STRUCTURE"] == "skinny"
     # Skinny programs are small: two of them share a multiprocessor.
-    room = 1 if device.arch == "interpreter" else device.sm_count * (2 if chosen["STRUCTURE"] == "skinny" else 1)
-    parts = min(room // max(1, tiles), cdiv(product.K, int(chosen["BLOCK_K"])) // LEAST_STEPS_A_PART)
+    room = 1 if device.arch == "interpreter" else device.sm_count * (2 if skinny else 1)
+    parts = min(room // max(1, tiles), cdiv(product.K, block_k) // LEAST_STEPS_A_PART)
     band = 4 if device.arch.startswith("gfx") else 8
-    outputs = int(chosen["BLOCK_M"]) * int(chosen["BLOCK_N"])
     return {
         **{name: values[0] for name, values in ranges.items()},
         **chosen,
         "SPLIT_K": largest_up_to(parts, ranges, "SPLIT_K"),
         "GROUP_M": min((value for value in ranges["GROUP_M"] if rows <= int(value) <= band), default=band),
-        "num_warps": warps_for(outputs, ranges)
-        if chosen["STRUCTURE"] != "skinny"
-        else largest_up_to(4, ranges, "num_warps"),
+        "num_warps": warps_for(block_n * (block_k if skinny else block_m), ranges),
     }
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
-    """What wins in shipped lists: wide and square tiles for many rows, 16 rows, parts of K and no rows for few."""
-    base = default(problem, device)
-    ranges = params(problem, device)
-    found = []
-    for structure, block_m, block_n, wide_k, warps, stages, more in _WINNERS:
-        changes = {
+    """What wins in shipped lists: wide and square tiles for many rows; 16 rows, parts of K and no tiles for few."""
+    base, ranges = default(problem, device), params(problem, device)
+    found: dict[Config, None] = {}
+    for structure, block_m, block_n, block_k, warps, stages, more in _WINNERS:
+        changes: dict[str, Value] = {
             "STRUCTURE": structure,
             "BLOCK_M": block_m,
             "BLOCK_N": block_n,
-            "BLOCK_K": 2 * wide_k // read(problem).itemsize,
-            "num_warps": warps,
-            "num_stages": stages,
+            "BLOCK_K": 2 * block_k // read(problem).itemsize,
+            "num_warps": largest_up_to(warps, ranges, "num_warps"),
+            "num_stages": largest_up_to(stages, ranges, "num_stages"),
             **more,
         }
-        wanted = {**base, **{name: value for name, value in changes.items() if name in ranges}}
-        found.append(Config(SPACE.settle(wanted, problem, device, ranges)))
-    return list(dict.fromkeys(config for config in found if SPACE.why_not(config, problem, device) is None))
+        wanted = {name: changes.get(name, value) for name, value in base.items()}
+        found[Config(SPACE.settle(wanted, problem, device, ranges))] = None
+    return [config for config in found if SPACE.why_not(config, problem, device) is None]
 
 
 def steps(config: Config, problem: Problem) -> int:

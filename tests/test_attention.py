@@ -96,7 +96,7 @@ def test_widths_and_dtypes(width, value_width, dtype):
     assert_near(result[1:], (lse,))
 
 
-@pytest.mark.parametrize("group", [2, 3, 8])
+@pytest.mark.parametrize("group", [2, 3])
 def test_packed_heads_give_what_single_ones_do(group):
     q, k, v = tensors(37, 90, 2 * group, 2)
     for causal, window in ((False, None), (True, None), (True, 20), (False, 9)):
@@ -334,7 +334,7 @@ def test_bad_offsets_are_named(call, message):
 def test_mixed_dtypes_and_devices_are_named():
     q, k, v = tensors(3, 4)
     for others in ((k.half(), v.half()), (k.to("meta"), v.to("meta"))):
-        with pytest.raises(ValueError, match="q, k and v are torch.float32 on cpu"):
+        with pytest.raises(ValueError, match=r"q, k and v are torch\.float32 on cpu"):
             DENSE.kernel.problem(q, *others)
 
 
@@ -377,13 +377,13 @@ def job(loaded, text, profile, **changes):
 FEATURES = {
     "window and cap, packed": (
         DENSE,
-        "B=1,H=32,HKV=8,SQ=2048,SK=2048,D=64,dtype=bfloat16,causal=true,DV=32,window=512,softcap=true",
-        {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "PACK_GQA": True},
+        "B=1,H=32,HKV=8,SQ=2048,SK=2048,D=32,dtype=bfloat16,causal=true,DV=16,window=512,softcap=true",
+        {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2, "PACK_GQA": True},
     ),
     "ragged": (
         VARLEN,
-        "B=8,H=32,HKV=8,SQ=2048,SK=2048,D=64,dtype=float16,causal=true,window=512",
-        {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4},
+        "B=8,H=32,HKV=8,SQ=2048,SK=2048,D=32,dtype=float16,causal=true,window=512",
+        {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
     ),
 }
 
@@ -400,10 +400,9 @@ def test_features_compile_for_every_architecture(worker, feature, arch):
     assert refused(compiled, where, "test") is None
 
 
-@pytest.mark.parametrize("profile", ["h100", "b200"])
-@pytest.mark.parametrize("loaded", [DENSE, VARLEN], ids=["dense", "ragged"])
+@pytest.mark.parametrize(("loaded", "profile"), [(DENSE, "h100"), (VARLEN, "b200")], ids=["dense", "ragged"])
 def test_descriptors_load_tiles_whole_and_save_registers(worker, loaded, profile):
-    text = "B=4,H=8,HKV=8,SQ=2048,SK=2048,D=128,dtype=bfloat16,causal=true"
+    text = "B=4,H=8,HKV=8,SQ=2048,SK=2048,D=128,dtype=bfloat16"
     pointers, described = (job(loaded, text, profile, DESCRIPTOR=on) for on in (False, True))
     needs = [worker.call(compile_config, *task, timeout_s=120).resources for task in (pointers, described)]
     assert needs[1].registers < needs[0].registers - 16
@@ -431,7 +430,7 @@ def test_a_limit_of_registers_is_kept(worker):
         (DENSE, "B=1,H=4,HKV=2,SQ=33,SK=32,D=32,dtype=float16", "h100", {"DESCRIPTOR": True}),
         (VARLEN, "B=4,H=4,HKV=2,SQ=16,SK=32,D=32,dtype=float16,causal=true,window=5", "h100", {}),
         (VARLEN, "B=2,H=1,HKV=1,SQ=64,SK=64,D=40,dtype=float16,layout=s,aligned=false,fill=25", "h100", {}),
-        (VARLEN, "B=1,H=2,HKV=1,SQ=1,SK=64,D=16,dtype=bfloat16,DV=24", "mi300x", {}),
+        (VARLEN, "B=1,H=2,HKV=1,SQ=1,SK=64,D=16,dtype=bfloat16,DV=24,fill=100", "mi300x", {}),
         (VARLEN, "B=2,H=2,HKV=1,SQ=64,SK=64,D=16,dtype=float16", "b200", {"DESCRIPTOR": True, "PACK_GQA": True}),
     ],
 )

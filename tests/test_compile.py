@@ -15,8 +15,8 @@ from autotune.binary import amd_registers
 from autotune.compile import MAX_SPILL_BYTES, Compiled, assembly, compile_config, refused
 from autotune.compile_pool import CompilePool
 from autotune.data import Config, Reason
-from autotune.registry import Entry
 from autotune.kernels._launch import split
+from autotune.registry import Entry
 from autotune.rung import Resources
 from autotune.worker import Worker
 

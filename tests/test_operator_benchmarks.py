@@ -154,15 +154,14 @@ def test_a_peer_that_does_not_compute_the_same_has_no_time(function, reason):
     assert isinstance(begun, Failure) and begun.reason is reason and begun.detail
 
 
-def test_a_peer_that_takes_the_worker_down_costs_its_own_time_only(monkeypatch):
+def test_a_peer_that_takes_the_worker_down_costs_its_own_time_only():
     config, died = Config(BLOCK_M=16), Failure(Reason.RUNTIME, "killed", str(WALL))
 
-    def attempt(machine, function, entry, problem, configs, peers):
-        return died if peers else {config: timing(1.0) for config in configs}
+    class Machine:
+        def attempt(self, function, entry, problem, configs, peers):
+            return died if peers else {config: timing(1.0) for config in configs}
 
-    monkeypatch.setattr(_beside, "attempt", attempt)
-    entry = registry.load("gemm").entry
-    found = time_beside(None, entry, Problem(M=1), [config], ("torch", "flash"))
+    found = time_beside(Machine(), registry.load("gemm").entry, Problem(M=1), [config], ("torch", "flash"))
     assert found == {config: timing(1.0), "torch": died, "flash": died}
 
 

@@ -31,6 +31,13 @@ def attention_inputs(dtype=torch.float32, grad=False):
     return tuple(torch.randn(shape).to(dtype).requires_grad_(grad) for shape in shapes)
 
 
+def packed_inputs(grad=False):
+    """Three sequences, the second empty."""
+    q, k, v = (torch.randn(*shape, 16, requires_grad=grad) for shape in ((9, 4), (11, 2), (11, 2)))
+    offsets = (torch.tensor(ends, dtype=torch.int32) for ends in ([0, 5, 5, 9], [0, 8, 8, 11]))
+    return q, k, v, *offsets, 5, 8
+
+
 def sparse(rows=64, columns=96, block=(32, 32), dtype=torch.float32, share=0.5):
     blocks = torch.rand(rows // block[0], columns // block[1]) < share
     dense = torch.randn(rows, columns) * blocks.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
@@ -102,13 +109,38 @@ def bsr_arguments(grad=True):
     return torch.randn(5, 96, requires_grad=grad), weight.crow, weight.columns, values, *weight.shape
 
 
+def matmul_arguments(a, b, **options):
+    """As the operator takes them."""
+    rest = ("bias", "activation", "residual", "scale_a", "scale_b", "out_dtype", "batch_invariant", "allow_tf32")
+    return a, b, *(options.get(name, False if name in rest[-2:] else None) for name in rest)
+
+
+def leaf(*shape):
+    return torch.randn(shape, requires_grad=True)
+
+
+def scaled_arguments():
+    # opcheck itself compares its arguments, which torch can't do in float8.
+    a, b = torch.randint(-9, 9, (5, 32), dtype=torch.int8), torch.randint(-9, 9, (32, 16), dtype=torch.int8)
+    return matmul_arguments(a, b, scale_a=torch.rand(5, 1), scale_b=torch.rand(1, 16), activation="silu")
+
+
 SAMPLES = {
-    "matmul": lambda: (torch.randn(3, 5, 7, requires_grad=True), torch.randn(7, 3, requires_grad=True)),
-    "matmul broadcast": lambda: (torch.randn(3, 1, 5, 7), torch.randn(2, 7, 4, requires_grad=True)),
-    "matmul empty": lambda: (torch.randn(5, 0, requires_grad=True), torch.randn(0, 4, requires_grad=True)),
-    "matmul half": lambda: (torch.randn(5, 7).half(), torch.randn(7, 4).half()),
+    "matmul": lambda: matmul_arguments(leaf(3, 5, 7), leaf(7, 3)),
+    "matmul broadcast": lambda: matmul_arguments(torch.randn(3, 1, 5, 7), leaf(2, 7, 4)),
+    "matmul empty": lambda: matmul_arguments(leaf(5, 0), leaf(0, 4), bias=leaf(4)),
+    "matmul half": lambda: matmul_arguments(torch.randn(5, 7).half(), torch.randn(7, 4).half()),
+    "matmul fused": lambda: matmul_arguments(
+        leaf(5, 7), leaf(7, 6), bias=leaf(6), activation="swiglu", residual=leaf(5, 3), allow_tf32=True
+    ),
+    "matmul widened": lambda: matmul_arguments(
+        torch.randn(5, 7).half(), torch.randn(7, 4).half(), out_dtype=torch.float32, batch_invariant=True
+    ),
+    "matmul scaled": scaled_arguments,
+    "matmul_out": lambda: (*matmul_arguments(torch.randn(5, 7), torch.randn(7, 4)), torch.empty(5, 4)),
     "attention": lambda: (*attention_inputs(grad=True), True, None),
-    "attention scaled": lambda: (*attention_inputs(grad=True), False, 0.2),
+    "attention scaled": lambda: (*attention_inputs(grad=True), False, 0.2, 4, 3.0),
+    "attention_varlen": lambda: (*packed_inputs(grad=True), True, None, 4),
     "bsr_matmul": bsr_arguments,
 }
 
@@ -120,11 +152,21 @@ def test_operators_pass_opcheck(case):
     assert set(results.values()) == {"SUCCESS"}
 
 
+def fused(a, b, bias, residual):
+    return ops.matmul(a, b, bias=bias, activation="swiglu", residual=residual) + 1
+
+
 def test_operators_trace_whole_under_compile():
     weight = BsrWeight.of(sparse())
+    packed = packed_inputs(grad=True)
     cases = [
-        (lambda a, b: torch.relu(ops.matmul(a, b)), SAMPLES["matmul"]()),
-        (lambda q, k, v: ops.attention(q, k, v, causal=True) * 2, attention_inputs(grad=True)),
+        (lambda a, b: torch.relu(ops.matmul(a, b)), SAMPLES["matmul"]()[:2]),
+        (fused, (leaf(5, 7), leaf(7, 6), leaf(6), leaf(5, 3))),
+        (lambda q, k, v: ops.attention(q, k, v, causal=True, window=5) * 2, attention_inputs(grad=True)),
+        (
+            lambda q, k, v: ops.attention_varlen(q, k, v, *packed[3:], causal=True, return_lse=True)[1] * 2,
+            packed[:3],
+        ),
         (lambda x: ops.bsr_matmul(x, weight) + 1, (torch.randn(5, 96, requires_grad=True),)),
     ]
     for function, args in cases:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from autotune.candidate import Measured
 from autotune.compile import refused
@@ -14,6 +15,8 @@ from autotune.registry import Entry, Loaded
 from autotune.rung import Rung
 from autotune.targets.target import Machine, TargetError
 from autotune.worker import WorkerDied, WorkerError, WorkerTimeout
+
+T = TypeVar("T")
 
 #: Candidates compiled ahead at most: what they are is decided before the last of them are measured.
 MOST_AHEAD = 8
@@ -71,6 +74,9 @@ class Compiling:
 
     def time_reference(self, entry: Entry, problem: Problem) -> Outcome:
         return self._machine.time_reference(entry, problem)
+
+    def attempt(self, function: Callable[..., T], entry: Entry, problem: Problem, *args: Any) -> T | Failure:
+        return self._machine.attempt(function, entry, problem, *args)
 
     def close(self) -> None:
         self._pool.close()

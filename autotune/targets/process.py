@@ -84,8 +84,7 @@ class ProcessTarget:
 
         :raises TargetError: if one of them does not run any more.
         """
-        self._prepare(entry, problem)
-        timings = self._survived(measure.evaluate_in_turns, entry, problem, configs, self._setting)
+        timings = self.attempt(measure.evaluate_in_turns, entry, problem, configs)
         if isinstance(timings, Failure):
             raise TargetError(f"{entry.name} {problem}: timing the fastest in turns ended in {timings.detail}")
         return timings
@@ -94,12 +93,15 @@ class ProcessTarget:
         """Nothing to do ahead."""
 
     def verify(self, entry: Entry, problem: Problem, config: Config) -> Failure | None:
-        self._prepare(entry, problem)
-        return self._survived(measure.verify, entry, problem, config, self._setting)
+        return self.attempt(measure.verify, entry, problem, config)
 
     def time_reference(self, entry: Entry, problem: Problem) -> Outcome:
+        return self.attempt(measure.time_reference, entry, problem)
+
+    def attempt(self, function: Callable[..., T], entry: Entry, problem: Problem, *args: Any) -> T | Failure:
+        """What ``function(entry, problem, *args, setting)`` gives in the worker, or what ended it there."""
         self._prepare(entry, problem)
-        return self._survived(measure.time_reference, entry, problem, self._setting)
+        return self._survived(function, entry, problem, *args, self._setting)
 
     def _start(self) -> tuple[Device, str, str]:
         try:

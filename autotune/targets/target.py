@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from autotune.candidate import Measured
 from autotune.data import AutotuneError, Config, Device, Failure, Outcome, Problem, Timing
 from autotune.registry import Entry, Loaded
+
+T = TypeVar("T")
 
 
 class TargetError(AutotuneError):
@@ -55,5 +57,9 @@ class Machine(Target, Protocol):
     def verify(self, entry: Entry, problem: Problem, config: Config) -> Failure | None: ...
 
     def time_reference(self, entry: Entry, problem: Problem) -> Outcome: ...
+
+    def attempt(self, function: Callable[..., T], entry: Entry, problem: Problem, *args: Any) -> T | Failure:
+        """What ``function(entry, problem, *args, setting)`` gives where the kernels run, or what ended it there."""
+        ...
 
     def __enter__(self) -> Machine: ...
