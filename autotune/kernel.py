@@ -95,7 +95,7 @@ class Operator:
     #: The kernel's arguments -> what a torch call that this kernel serves gets; the front, where it takes them.
     apply: Callable[..., Any] | None = None
     saves_results: bool = False
-    #: Also define ``NAME_out``, whose last argument ``Tensor(a!) out`` goes to the kernel's ``run`` as ``out=``.
+    #: Also define ``NAME_out``, whose keyword argument ``Tensor(a!) out`` goes to the kernel's ``run`` as ``out=``.
     out: bool = False
 
     def __call__(self, *args: Any) -> Any:

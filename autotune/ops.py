@@ -61,15 +61,15 @@ def _differentiate(name: str, operator: Operator) -> None:
 
 
 def _define_out(name: str, schema: str, compute: Callable[..., Any]) -> None:
-    """``NAME_out``: the same with a last argument ``out`` that takes the result."""
+    """``NAME_out``: the same with a keyword argument ``out`` that takes the result."""
     arguments, _, _ = schema.rpartition(") -> ")
 
-    def compute_out(*args: Any) -> None:
-        compute(*args[:-1], out=args[-1])
+    def compute_out(*args: Any, out: torch.Tensor) -> None:
+        compute(*args, out=out)
 
-    torch.library.define(f"{name}_out", f"{arguments}, Tensor(a!) out) -> ()")
+    torch.library.define(f"{name}_out", f"{arguments}, *, Tensor(a!) out) -> ()")
     torch.library.impl(f"{name}_out", "default")(compute_out)
-    torch.library.register_fake(f"{name}_out")(lambda *args: None)
+    torch.library.register_fake(f"{name}_out")(lambda *args, out: None)
 
 
 _fronts: dict[str, Callable[..., Any]] = {}

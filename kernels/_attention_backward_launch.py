@@ -34,6 +34,10 @@ class Step:
         """Tensors and floats, which come first, in the function's order."""
         return [values[name] for name in self.function.arg_names if name in values]
 
+    def named(self) -> dict[str, Any]:
+        """All other arguments."""
+        return {**self.integers, **self.constexprs}
+
 
 def steps(
     sizes: Mapping[str, int],
@@ -45,6 +49,8 @@ def steps(
     varlen: bool,
 ) -> tuple[Step, Step, Step]:
     """
+    The launches in order, empty grids included.
+
     :param sizes: B, H, HKV, SQ, SK, D, DV, window, LENGTH (rows of lse), and all strides by the kernels' names
     :param varlen: B is the number of sequences, SQ and SK are the longest ones.
     """

@@ -46,7 +46,7 @@ def gradients(
             queries, gradient = q[one, head, some].to(wide), d_out[one, head, some].to(wide)
             head_keys, values = k[one, head // group].to(wide), v[one, head // group].to(wide)
             scores = queries @ head_keys.mT * scale
-            slope = 1.0
+            slope: torch.Tensor | float = 1.0
             if softcap is not None:
                 scores = (scores / softcap).tanh()
                 slope = 1 - scores.square()

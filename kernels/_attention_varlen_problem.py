@@ -61,7 +61,7 @@ def inputs(problem: Problem, seed: int, device: str) -> tuple[torch.Tensor | int
 
     def one(tokens: int, heads: int, width: int) -> torch.Tensor:
         data = random(tokens, heads, width, dtype=str(problem["dtype"]), device=device, generator=generator)
-        return relaid(data, problem.get("layout", "n"), not problem.get("aligned", True))
+        return relaid(data, str(problem.get("layout", "n")), not problem.get("aligned", True))
 
     def offsets(lengths: list[int]) -> torch.Tensor:
         ends = torch.tensor([0, *lengths]).cumsum(0)

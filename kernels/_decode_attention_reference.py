@@ -57,7 +57,9 @@ def baseline(
     behind = seq_lens[:, None] - torch.arange(k_cache.shape[1], device=q.device)
     seen = behind > 0 if window is None else (behind > 0) & (behind <= window)
     return torch.nn.functional.scaled_dot_product_attention(
-        *(tensor.transpose(1, 2) for tensor in (q, k_cache, v_cache)),
+        q.transpose(1, 2),
+        k_cache.transpose(1, 2),
+        v_cache.transpose(1, 2),
         attn_mask=seen[:, None, None],
         scale=scale,
         enable_gqa=q.shape[2] != k_cache.shape[2],

@@ -58,21 +58,21 @@ def matmul(
     tensors = [tensor for tensor in (a, b, bias, residual, out) if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         raise ValueError("out is given and an argument requires grad; call it without out, or in torch.no_grad()")
-    torch.ops.autotune.matmul_out(a, b, *follows, out)
+    torch.ops.autotune.matmul_out(a, b, *follows, out=out)
     return out
 
 
 def _fake(
     a: torch.Tensor,
     b: torch.Tensor,
-    bias: torch.Tensor | None,
-    activation: str | None,
-    residual: torch.Tensor | None,
-    scale_a: torch.Tensor | None,
-    scale_b: torch.Tensor | None,
-    out_dtype: torch.dtype | None,
-    batch_invariant: bool,
-    allow_tf32: bool,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    batch_invariant: bool = False,
+    allow_tf32: bool = False,
 ) -> torch.Tensor:
     return a.new_empty(result_shape(a, b, activation), dtype=result_dtype(a, scale_a, out_dtype))
 
@@ -130,14 +130,19 @@ def _call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) ->
     """The kernel's arguments for torch's ``a @ b + bias``, or why it can't serve it."""
     if a.layout != torch.strided or b.layout != torch.strided or a.is_nested or b.is_nested:
         return "an operand is sparse or nested"
-    # Told to torch for its own products, which this one stands in for.
-    allow_tf32 = a.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    allow_tf32 = a.dtype == torch.float32 and _torch_takes_tf32()
     arguments = a, b, bias, None, None, None, None, None, False, allow_tf32
     try:
         check(*arguments)
     except ValueError as error:
         return str(error)
     return arguments
+
+
+@torch.compiler.assume_constant_result  # which torch.compile can't read by itself
+def _torch_takes_tf32() -> bool:
+    """What torch is told for its own products, which ours stand in for."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def _pair(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor | None = None) -> Arguments | str:
@@ -265,8 +270,9 @@ SERVES: dict[Any, Serves] = {
 OPERATOR = Operator(
     front=matmul,
     schema=(
-        "(Tensor a, Tensor b, Tensor? bias, str? activation, Tensor? residual, Tensor? scale_a, Tensor? scale_b, "
-        "ScalarType? out_dtype, bool batch_invariant, bool allow_tf32) -> Tensor"
+        "(Tensor a, Tensor b, Tensor? bias=None, str? activation=None, Tensor? residual=None, Tensor? scale_a=None, "
+        "Tensor? scale_b=None, ScalarType? out_dtype=None, bool batch_invariant=False, bool allow_tf32=False) "
+        "-> Tensor"
     ),
     fake=_fake,
     backward=_backward,

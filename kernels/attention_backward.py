@@ -128,10 +128,11 @@ def run(
     check_gradients(d_out, d_lse, q, k, v, out, lse)
     score_scale, cap_log2 = score_factors(scale, softcap, q.shape[3])
     if must_widen(keys_gradient, q):
-        wide = (t.float() for t in (q, k, v, out))
-        grads = run(config, d_out.float(), d_lse, *wide, lse, causal, scale, window, softcap)
-        dq, dk, dv = (t.to(q.dtype) for t in grads)
-        return dq, dk, dv
+        wide = [t.float() for t in (d_out, q, k, v, out)]
+        dq, dk, dv = run(
+            config, wide[0], d_lse, wide[1], wide[2], wide[3], wide[4], lse, causal, scale, window, softcap
+        )
+        return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
     batch, heads, rows, head_dim = q.shape
     kv_heads, columns, value_dim = v.shape[1:]
     d_out, out, lse = row_contiguous(d_out), row_contiguous(out), lse.contiguous()
@@ -156,12 +157,7 @@ def run(
     }
     for step in _steps(sizes, config, bool(causal), softcap is not None, d_lse is not None):
         if step.programs:
-            launch(
-                *(step.function, step.programs, *step.positional(values)),
-                config=config,
-                **step.integers,
-                **step.constexprs,
-            )
+            launch(step.function, step.programs, *step.positional(values), config=config, **step.named())
     return dq, dk, dv
 
 

@@ -266,7 +266,7 @@ KERNEL = Kernel(
     problems=(
         "B=4,H=2,HKV=2,SQ=64,SK=64,D=64,dtype=float16,causal=true",
         "B=4,H=4,HKV=2,SQ=32,SK=128,D=32,dtype=bfloat16,causal=true",
-        "B=2,H=4,HKV=1,SQ=64,SK=32,D=40,dtype=float32,causal=true,DV=24,window=9",
+        "B=2,H=4,HKV=1,SQ=32,SK=64,D=40,dtype=float32,causal=true,DV=24,window=9",
         "B=2,H=1,HKV=1,SQ=128,SK=64,D=16,dtype=float16,layout=s,window=30,fill=100",
     ),
     tolerances=TOLERANCES,

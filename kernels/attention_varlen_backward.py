@@ -61,8 +61,9 @@ def key(
 
 
 def inputs(problem: Problem, seed: int, device: str) -> tuple[Any, ...]:
-    q, k, v, *others = forward_inputs(problem, seed, device)
-    out, lse = forward.reference(q, k, v, *others)
+    args: tuple[Any, ...] = forward_inputs(problem, seed, device)
+    q, k, v, *others = args
+    out, lse = forward.KERNEL.reference(*args)
     generator = torch.Generator().manual_seed(seed + 2**31)
     d_out = random(*out.shape, dtype=str(problem["dtype"]), device=device, generator=generator)
     return d_out, None, q, k, v, out, lse, *others
@@ -91,8 +92,10 @@ def run(
     check_values(q, k, *lengths)
     score_scale, cap_log2 = score_factors(scale, None, q.shape[2])
     if must_widen(keys_gradient, q):
-        wide = (t.float() for t in (q, k, v, out))
-        dq, dk, dv = run(config, d_out.float(), d_lse, *wide, lse, *lengths, causal, scale, window)
+        wide = [t.float() for t in (d_out, q, k, v, out)]
+        dq, dk, dv = run(
+            config, wide[0], d_lse, wide[1], wide[2], wide[3], wide[4], lse, *lengths, causal, scale, window
+        )
         return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
     tokens, heads, head_dim = q.shape
     d_out, out, lse = row_contiguous(d_out), row_contiguous(out), lse.contiguous()
@@ -117,12 +120,7 @@ def run(
     }
     for step in _steps(sizes, config, bool(causal), d_lse is not None):
         if step.programs:
-            launch(
-                *(step.function, step.programs, *step.positional(values)),
-                config=config,
-                **step.integers,
-                **step.constexprs,
-            )
+            launch(step.function, step.programs, *step.positional(values), config=config, **step.named())
     return dq, dk, dv
 
 
@@ -162,9 +160,14 @@ def reference(
     q_ends, k_ends = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for number in range(len(q_ends) - 1):
         rows, columns = slice(*q_ends[number : number + 2]), slice(*k_ends[number : number + 2])
-        one_d_out, *one = (t.transpose(0, 1)[None] for t in (d_out[rows], q[rows], k[columns], v[columns]))
+        one_d_out, one_q = (t[rows].transpose(0, 1)[None] for t in (d_out, q))
+        one_k, one_v = (t[columns].transpose(0, 1)[None] for t in (k, v))
         parts = gradients(
-            *(one_d_out, None if d_lse is None else d_lse[None, :, rows], *one),
+            one_d_out,
+            None if d_lse is None else d_lse[None, :, rows],
+            one_q,
+            one_k,
+            one_v,
             scale=scale,
             causal=causal,
             window=binding_window(window, max_seqlen_q, max_seqlen_k),

@@ -147,7 +147,7 @@ def _programs(batch: int, heads: int, kv_heads: int, config: Config) -> int:
     return batch * kv_heads * tiles * config.integer("SPLIT_KV")
 
 
-def _shape(group: int, head_dim: int, value_dim: int, page: int) -> dict[str, int]:
+def _shape(group: int, head_dim: int, value_dim: int, page: int) -> dict[str, Any]:
     blocks = {"BLOCK_D": _block(head_dim), "BLOCK_DV": _block(value_dim)}
     return {"GROUP": group, "D": head_dim, "DV": value_dim, "PAGE": page, **blocks}
 

@@ -199,6 +199,7 @@ def compile_signature(problem: Problem, config: Config) -> tuple[Signature, ...]
             name: TRITON_NAMES[types[step.operand(name)]] for name in step.arguments if step.operand(name) in types
         }
         absent = [name for name in step.arguments if name not in step.integers and name not in pointers]
+        constexprs: dict[str, Any] = {**step.constexprs, **dict.fromkeys(absent)}
         signatures.append(
             signature(
                 step.function,
@@ -206,7 +207,7 @@ def compile_signature(problem: Problem, config: Config) -> tuple[Signature, ...]
                 pointers=pointers,
                 misaligned=() if product.on_16_bytes else ("a", "b"),
                 integers=step.integers,
-                constexprs={**step.constexprs, **dict.fromkeys(absent)},
+                constexprs=constexprs,
                 config=step.config,
             )
         )

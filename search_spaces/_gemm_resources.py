@@ -39,8 +39,9 @@ def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
         return operands + turned + (2 if overlapped else 1) * staged + _BARRIERS
     outputs = block_m * block_n
     if device.arch.startswith("gfx"):
-        # The result passes through in two rounds if in 32 bits, in rows that are padded.
-        return max(operands, 2 * outputs + outputs // 4 + 2048)
+        # The result passes through in rows that are padded, in rounds unless it is small; 8-bit b through a copy.
+        copied = b_bytes if product.itemsize == 1 else 0
+        return max(operands + copied, 2 * outputs + outputs // 4, min(4 * outputs, 16384))
     # A gated tile takes its halves apart in 32 bits, and parts of K are stored in them.
     result = outputs * (4 if config["SPLIT_K"] != 1 else 2 if product.gated else product.out_itemsize)
     shared = operands + result if config.get("FLATTEN", False) else max(operands, result)

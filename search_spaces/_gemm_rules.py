@@ -101,8 +101,8 @@ MATTERS: Mapping[str, Effect] = {
 }
 
 
-def dtype_runs(config: Config, problem: Problem, device: Device) -> str | None:
-    """e4m3 is compiled for sm_89 and later; on AMD it is emulated in 16 bits, e5m2 is so before sm_89."""
+def lacks_dtype(problem: Problem, device: Device) -> str | None:
+    """Triton compiles e4m3 for sm_89 and later; on AMD it is emulated in 16 bits, as e5m2 is before sm_89."""
     dtype = read(problem).dtype
     if dtype != "float8_e4m3fn" or not device.arch.startswith("sm_") or is_at_least(device, 89):
         return None
@@ -198,11 +198,11 @@ def band_fits(params: Callable[[Problem, Device], Ranges]) -> Constraint:
 
 
 def warp_groups_fit(config: Config, problem: Problem, device: Device) -> str | None:
-    """On sm_90 wgmma takes 8-bit operands with rows along K alone; turning others stops the compiler."""
+    """wgmma takes operands of 8 and 32 bits with rows along K alone; turning others stops Triton 3.9 here."""
     product = read(problem)
-    if not config.get("WARP_SPECIALIZE", False) or device.arch != "sm_90" or product.itemsize > 1:
+    if not config.get("WARP_SPECIALIZE", False) or device.arch != "sm_90":
         return None
-    if product.layout == "nt":
+    if product.itemsize == 2 or product.layout == "nt":
         return None
     return f"WARP_SPECIALIZE takes {product.dtype} in layout nt on {device.arch}, not {product.layout}"
 

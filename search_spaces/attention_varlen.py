@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from autotune.search_spaces._attention_resources import shared_bytes
-from autotune.search_spaces.attention import SPACE
+from autotune.search_spaces.attention import SPACE, steps
 
-__all__ = ["SPACE", "shared_bytes"]
+__all__ = ["SPACE", "shared_bytes", "steps"]

@@ -19,8 +19,8 @@ from autotune.search_spaces._gemm_rules import (
     LEAST_STEPS_A_PART,
     MATTERS,
     band_fits,
-    dtype_runs,
     feeds_warps,
+    lacks_dtype,
     pads_little,
     register_limit_binds,
     rows_of_skinny,
@@ -57,7 +57,7 @@ _SHRINKING = ("num_stages", "BLOCK_K", "BLOCK_N", "BLOCK_M")
 def default(problem: Problem, device: Device) -> Config:
     """The closed form of triton_kernels, made smaller until the device holds it.
 
-    Allowed for every problem but of a dtype that the device does not compile.
+    Allowed for every problem of a dtype that the device compiles.
     """
     product, ranges = read(problem), params(problem, device)
     skinny = _skinny_pays(product, device)
@@ -181,7 +181,8 @@ _RULES = (
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(dtype_runs, *_RULES, worth_interpreting(steps, default)),
+    constraints=(*_RULES, worth_interpreting(steps, default)),
     matters=MATTERS,
+    unsupported=lacks_dtype,
     seeds=seeds,
 )

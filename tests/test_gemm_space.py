@@ -255,7 +255,7 @@ COMPILED = {
     "tiled": ("M=1000,N=4096,K=4096,dtype=float16,layout=nt", {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4}),
     "persistent": ("M=4096,N=4096,K=4096,dtype=bfloat16,layout=nt", {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4}),
     "descriptor": ("M=4096,N=4096,K=4096,dtype=float8_e5m2,layout=nt", {"BLOCK_K": 128, "num_warps": 4}),
-    "skinny": ("M=2,N=4096,K=4096,dtype=bfloat16,layout=nt", {"BLOCK_N": 32}),
+    "skinny": ("M=2,N=4096,K=4096,dtype=bfloat16,layout=nt", {"BLOCK_N": 64, "num_warps": 4}),
 }
 
 

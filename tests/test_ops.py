@@ -137,7 +137,7 @@ SAMPLES = {
         torch.randn(5, 7).half(), torch.randn(7, 4).half(), out_dtype=torch.float32, batch_invariant=True
     ),
     "matmul scaled": scaled_arguments,
-    "matmul_out": lambda: (*matmul_arguments(torch.randn(5, 7), torch.randn(7, 4)), torch.empty(5, 4)),
+    "matmul_out": lambda: (torch.randn(5, 7), torch.randn(7, 4), torch.randn(4), "relu"),
     "attention": lambda: (*attention_inputs(grad=True), True, None),
     "attention scaled": lambda: (*attention_inputs(grad=True), False, 0.2, 4, 3.0),
     "attention_varlen": lambda: (*packed_inputs(grad=True), True, None, 4),
@@ -148,7 +148,8 @@ SAMPLES = {
 @pytest.mark.parametrize("case", SAMPLES)
 def test_operators_pass_opcheck(case):
     operator = getattr(torch.ops.autotune, case.split()[0]).default
-    results = torch.library.opcheck(operator, SAMPLES[case]())
+    out = {"out": torch.empty(5, 4)} if case.endswith("_out") else {}
+    results = torch.library.opcheck(operator, SAMPLES[case](), out)
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -206,8 +207,15 @@ def test_gradients_are_torchs():
 
 
 def test_gradients_in_float64():
-    q, k, v = (t.double().detach().requires_grad_() for t in attention_inputs())
-    assert torch.autograd.gradcheck(lambda *args: ops.attention(*args, causal=True), (q, k, v))
+    q, k, v = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((1, 2, 3, 4), (1, 1, 5, 4), (1, 1, 5, 2))
+    )
+    options = {"causal": True, "window": 2, "return_lse": True}
+    assert torch.autograd.gradcheck(lambda *args: ops.attention(*args, softcap=2.0, **options), (q, k, v))
+    packed = tuple(t[0].transpose(0, 1).detach().requires_grad_() for t in (q, k, v))
+    offsets = torch.tensor([0, 1, 3]), torch.tensor([0, 1, 5])
+    assert torch.autograd.gradcheck(lambda *args: ops.attention_varlen(*args, *offsets, 2, 4, **options), packed)
     a = torch.randn(2, 1, 3, 4, dtype=torch.float64, requires_grad=True)
     b = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ops.matmul, (a, b))
@@ -245,5 +253,5 @@ def test_bad_input_is_told_before_anything_runs(call, message):
 
 
 def test_an_unknown_operator_is_named():
-    with pytest.raises(AttributeError, match="attention, bsr_matmul, matmul"):
+    with pytest.raises(AttributeError, match="attention, .*bsr_matmul, decode_attention, matmul"):
         _ = ops.convolution

@@ -21,15 +21,21 @@ X, W = torch.randn(2, 3, 8), torch.randn(5, 8)
 NT = "gemm M=6,N=5,K=8,dtype=float32,layout=nt"
 CALLS = {
     "linear": (lambda: F.linear(X, W), {NT: 1}),
-    "linear with bias": (lambda: F.linear(X, W, torch.ones(5)), {NT: 1}),
-    "module": (lambda: torch.nn.Linear(8, 5)(X), {NT: 1}),
+    "linear with bias": (lambda: F.linear(X, W, torch.ones(5)), {f"{NT},bias=true": 1}),
+    "module": (lambda: torch.nn.Linear(8, 5)(X), {f"{NT},bias=true": 1}),
     "matmul": (lambda: torch.matmul(X, W.T), {NT: 1}),
     "operator": (lambda: X @ W.T, {NT: 1}),
     "method": (lambda: X.matmul(W.T), {NT: 1}),
     "mm": (lambda: torch.mm(X[0], W.T), {"gemm M=3,N=5,K=8,dtype=float32,layout=nt": 1}),
-    "addmm": (lambda: torch.addmm(torch.ones(5), X[0], W.T), {"gemm M=3,N=5,K=8,dtype=float32,layout=nt": 1}),
+    "addmm": (
+        lambda: torch.addmm(torch.ones(5), X[0], W.T),
+        {"gemm M=3,N=5,K=8,dtype=float32,layout=nt,bias=true": 1},
+    ),
     "bmm": (lambda: torch.bmm(X, X.mT), {"gemm M=3,N=3,K=8,dtype=float32,B=2,layout=nt": 1}),
-    "baddbmm": (lambda: torch.baddbmm(torch.ones(3), X, X.mT), {"gemm M=3,N=3,K=8,dtype=float32,B=2,layout=nt": 1}),
+    "baddbmm": (
+        lambda: torch.baddbmm(torch.ones(3), X, X.mT),
+        {"gemm M=3,N=3,K=8,dtype=float32,B=2,layout=nt,bias=true": 1},
+    ),
     "einsum": (lambda: torch.einsum("bik,nk->bin", X, W), {NT: 1}),
     "attention": (
         lambda: F.scaled_dot_product_attention(*[torch.randn(1, 2, 4, 8)] * 3, is_causal=True),
@@ -59,9 +65,9 @@ def test_modules_that_call_inside_torch_are_seen():
     expected = {
         "gemm M=20,N=96,K=32,dtype=float32,layout=nt": 1,
         "attention B=2,H=4,HKV=4,SQ=10,SK=10,D=8,dtype=float32,layout=bshd": 1,
-        "gemm M=20,N=32,K=32,dtype=float32,layout=nt": 1,
-        "gemm M=20,N=64,K=32,dtype=float32,layout=nt": 1,
-        "gemm M=20,N=32,K=64,dtype=float32,layout=nt": 1,
+        "gemm M=20,N=32,K=32,dtype=float32,layout=nt,bias=true": 1,
+        "gemm M=20,N=64,K=32,dtype=float32,layout=nt,bias=true": 1,
+        "gemm M=20,N=32,K=64,dtype=float32,layout=nt,bias=true": 1,
     }
     assert recorded(lambda: layer.eval()(torch.randn(2, 10, 32))) == expected
 
