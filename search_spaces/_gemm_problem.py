@@ -41,6 +41,16 @@ class Product:
         rows = 1 if config["STRUCTURE"] == "skinny" else cdiv(self.M, _int(config["BLOCK_M"]))
         return self.batch * rows * cdiv(self.N, _int(config["BLOCK_N"]))
 
+    @property
+    def scattered(self) -> tuple[bool, bool]:
+        """Whether a and b are loaded element by element: rows in pieces, or that start at no multiple of 16."""
+        inner_a = self.K if self.layout[0] == "n" else self.M
+        inner_b = self.N if self.layout[1] == "n" else self.K
+        return (
+            not self.aligned or self.layout[0] == "s" or inner_a % 16 != 0,
+            not self.aligned or self.layout[1] == "s" or inner_b % 16 != 0,
+        )
+
     def on_plain_cores(self, device: Device) -> bool:
         """NVIDIA's tensor cores have no float32 but tf32: each multiply-add is an instruction of a thread."""
         return self.dtype == "float32" and not self.tf32 and device.arch.startswith("sm_")

@@ -115,7 +115,7 @@ def _invariant(ranges: Ranges, product: Product, device: Device) -> Ranges:
         "BLOCK_K": block_k_of(product, ranges),
         "SPLIT_K": 1,
         "FAST_ACCUM": False,
-        "num_warps": warps_for(largest * block_n, ranges),
+        "num_warps": warps_for(largest * block_n, ranges, least=8),
         "matrix_instr_nonkdim": 0,
         "kpack": 1,
     }
@@ -131,6 +131,6 @@ def block_k_of(product: Product, ranges: Ranges) -> int:
     return largest_up_to(min(128 // product.itemsize, max(16, next_power_of_2(product.K))), ranges, "BLOCK_K")
 
 
-def warps_for(outputs: int, ranges: Ranges) -> int:
-    """A warp for 4096 outputs, and four where each has 256."""
-    return largest_up_to(clamp(outputs // 4096, min(4, outputs // 256), 8), ranges, "num_warps")
+def warps_for(outputs: int, ranges: Ranges, least: int = 4) -> int:
+    """A warp for 4096 outputs, and ``least`` where each has 256."""
+    return largest_up_to(clamp(outputs // 4096, min(least, outputs // 256), 8), ranges, "num_warps")

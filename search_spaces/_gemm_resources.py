@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autotune.arithmetic import next_power_of_2
-from autotune.data import Config, Device, Problem
+from autotune.data import Config, Device, Problem, Value
 from autotune.search_spaces._gemm_problem import Product, is_at_least, read
 from autotune.search_spaces._rules import REGISTERS_PER_THREAD, barrier_bytes, pipeline_buffers
 
@@ -12,8 +14,11 @@ _BARRIERS = 512
 #: Of the last sums over warps.
 _SKINNY_SCRATCH = 4096
 
-#: Products that a thread of the skinny structure may sum up in a step. On h100 512 spill 824 B, 1024 spill 11 KiB.
+#: Products that a thread of a skinny tile may sum up in a step: on h100 512 spilled 824 B, 1024 11 KiB.
 MAX_TERMS = 256
+#: Elements that a thread may load one by one in a step, two registers of address each. For 128 x 64 x 64 on 4 warps,
+#: 96 of them, a100 spills 3240 B and h100 912; for 64 x 64 x 64, 64 of them, it is 144 and 128.
+MAX_SCATTERED = 64
 #: Multiply-adds of one step that full float32 may unroll into each thread.
 MAX_UNROLLED = 1024
 
@@ -91,4 +96,24 @@ def unrolls_little(config: Config, problem: Problem, device: Device) -> str | No
     return (
         f"unrolls {per_thread} float32 multiply-adds a thread, over {MAX_UNROLLED}; "
         "use more warps or a smaller tile"
+    )
+
+
+def scattered_loads(config: Mapping[str, Value], product: Product, device: Device) -> int:
+    """Elements that a thread loads one by one in a step; 0 where the tile is fixed, or AMD has the registers."""
+    if config["STRUCTURE"] == "descriptor" or product.batch_invariant or not device.arch.startswith("sm_"):
+        return 0
+    a_scattered, b_scattered = product.scattered
+    rows = int(config["BLOCK_M"]) if a_scattered and config["STRUCTURE"] != "skinny" else 0
+    columns = int(config["BLOCK_N"]) if b_scattered else 0
+    return (rows + columns) * int(config["BLOCK_K"]) // (device.warp_size * int(config["num_warps"]))
+
+
+def scatters_little(config: Config, problem: Problem, device: Device) -> str | None:
+    loads = scattered_loads(config, read(problem), device)
+    if loads <= MAX_SCATTERED:
+        return None
+    return (
+        f"loads {loads} elements one by one a thread, over {MAX_SCATTERED}, since rows are no multiples of 16 "
+        "elements; use more warps or a smaller tile"
     )

@@ -43,7 +43,7 @@ _FULL_PRECISION: Mapping[int, _Tile] = {
 }
 
 #: Tiles by the largest head dimension they are for; 16-bit, then 32-bit. Inductor's spill up to 2104 B a thread
-#: here, these at most 424 B (Triton 3.9). Up to 255 most of a tile is padding, which loads through masks.
+#: here, these at most 392 B (Triton 3.9). Up to 255 most of a tile is padding, which loads through masks.
 _DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
     "sm_80": (
         {

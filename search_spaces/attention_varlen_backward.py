@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from autotune.search_spaces._attention_backward_resources import shared_bytes
-from autotune.search_spaces.attention_backward import SPACE
+from autotune.search_spaces.attention_backward import SPACE, steps
 
-__all__ = ["SPACE", "shared_bytes"]
+__all__ = ["SPACE", "shared_bytes", "steps"]

@@ -14,7 +14,14 @@ from autotune.arithmetic import cdiv, clamp, next_power_of_2
 from autotune.data import Config, Device, Problem, Value
 from autotune.search_spaces._gemm_problem import Product, is_at_least, read
 from autotune.search_spaces._gemm_ranges import block_k_of, params, warps_for
-from autotune.search_spaces._gemm_resources import registers_hold, shared_bytes, unrolls_little
+from autotune.search_spaces._gemm_resources import (
+    MAX_SCATTERED,
+    registers_hold,
+    scattered_loads,
+    scatters_little,
+    shared_bytes,
+    unrolls_little,
+)
 from autotune.search_spaces._gemm_rules import (
     LEAST_STEPS_A_PART,
     MATTERS,
@@ -66,10 +73,13 @@ def default(problem: Problem, device: Device) -> Config:
         structure = "skinny" if skinny else _structure(sizes, problem, device, ranges)
         wanted = _completed({**sizes, "STRUCTURE": structure}, product, device, ranges)
         config = Config(SPACE.settle(wanted, problem, device, ranges))
-        if not any(rule(config, problem, device) for rule in _RULES):
+        loads, shortest = scattered_loads(config, product, device), int(ranges["BLOCK_K"][0])
+        crowded = loads > MAX_SCATTERED or (loads > MAX_SCATTERED // 2 and int(sizes["BLOCK_K"]) > shortest)
+        if not crowded and not any(rule(config, problem, device) for rule in _RULES):
             return config
-        # Pipelining is given up first, then what a tile holds.
-        name = next(name for name in _SHRINKING if int(sizes[name]) > int(ranges[name][0]))
+        # Pipelining is given up first, then what a tile holds; but fewer stages make no thread load less.
+        order = _SHRINKING[1:] if crowded else _SHRINKING
+        name = next(name for name in order if int(sizes[name]) > int(ranges[name][0]))
         sizes[name] = largest_up_to(int(sizes[name]) - 1, ranges, name)
 
 
@@ -112,6 +122,12 @@ def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, V
     return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_stages": stages}
 
 
+def _least_warps(product: Product, device: Device) -> int:
+    """Eight where a thread of four would hold too many addresses, or bytes that mma.sync wants in another order."""
+    turned = product.itemsize == 1 and product.layout != "nt" and not is_at_least(device, 90)
+    return 8 if turned or any(product.scattered) else 4
+
+
 def _structure(sizes: dict[str, Value], problem: Problem, device: Device, ranges: Ranges) -> str:
     """Descriptors where they serve and programs have a second tile; in 8 bits where K is not to be split."""
     product, tried = read(problem), {**sizes, "STRUCTURE": "descriptor", "EPILOGUE_SUBTILE": 1}
@@ -133,10 +149,14 @@ def _completed(chosen: dict[str, Value], product: Product, device: Device, range
     band = 4 if device.arch.startswith("gfx") else 8
     return {
         **{name: values[0] for name, values in ranges.items()},
+        # Half of a result of 32 bits at a time leaves room for a third stage.
+        **(
+            {"EPILOGUE_SUBTILE": 2} if 2 in ranges.get("EPILOGUE_SUBTILE", ()) and product.out_itemsize == 4 else {}
+        ),
         **chosen,
         "SPLIT_K": largest_up_to(parts, ranges, "SPLIT_K"),
         "GROUP_M": min((value for value in ranges["GROUP_M"] if rows <= int(value) <= band), default=band),
-        "num_warps": warps_for(block_n * (block_k if skinny else block_m), ranges),
+        "num_warps": warps_for(block_n * (block_k if skinny else block_m), ranges, _least_warps(product, device)),
     }
 
 
@@ -175,6 +195,7 @@ _RULES = (
     register_limit_binds,
     registers_hold,
     unrolls_little,
+    scatters_little,
     fits_shared_memory(shared_bytes),
 )
 

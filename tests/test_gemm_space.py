@@ -127,6 +127,9 @@ def config(where, structure, **changes):
             {"num_warps": 4, "WARP_SPECIALIZE": True},
             "takes float8_e5m2 in layout nt on sm_90, not nn",
         ),
+        # Rows of 4095: both operands element by element, (128 + 128) * 64 of them for 256 threads, then for 128.
+        ("M=4096,N=4095,K=4095,dtype=float16", "tiled", {}, None),
+        ("M=4096,N=4095,K=4095,dtype=float16", "tiled", {"num_warps": 4}, "loads 128 elements one by one a thread"),
         (SQUARE.replace("K=4096", "K=0"), "persistent", {"BLOCK_K": 32}, "has nothing to sum up where K=0"),
     ],
 )
@@ -215,6 +218,8 @@ def test_batch_invariant_sums_do_not_depend_on_m(arch, dtype):
         ),
         ("M=64,N=2304,K=16384,dtype=float8_e4m3fn,layout=nt", H100, "tiled 64x64x128 /2, 4 warps, 4 stages"),
         ("M=4096,N=4096,K=4096,dtype=float32", H100, "tiled 64x64x32 /1, 4 warps, 4 stages"),
+        # Rows that start anywhere: short steps and more warps, or the addresses spill.
+        ("M=500,N=301,K=700,dtype=float16,layout=nt", A100, "tiled 128x64x32 /1, 8 warps, 4 stages"),
         (SQUARE, device.INTERPRETER, "tiled 128x128x128 /1, 4 warps, 2 stages"),
     ],
 )
