@@ -16,8 +16,8 @@ _SKINNY_SCRATCH = 4096
 
 #: Products that a thread of a skinny tile may sum up in a step: on h100 512 spilled 824 B, 1024 11 KiB.
 MAX_TERMS = 256
-#: Elements that a thread may load one by one in a step, two registers of address each. For 128 x 64 x 64 on 4 warps,
-#: 96 of them, a100 spills 3240 B and h100 912; for 64 x 64 x 64, 64 of them, it is 144 and 128.
+#: Elements that a thread may load one by one in a step, two registers of address each. For 128 x 64 x 64 on 4
+#: warps, 96 of them, a100 spills 3240 B and h100 912; for 64 x 64 x 64, 64 of them, it is 144 and 128.
 MAX_SCATTERED = 64
 #: Multiply-adds of one step that full float32 may unroll into each thread.
 MAX_UNROLLED = 1024

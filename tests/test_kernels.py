@@ -122,11 +122,12 @@ def test_nan_and_infinity_stay_in_their_row(name):
     torch.testing.assert_close(result[good], expected[good], rtol=1e-4, atol=1e-4)
 
 
-HUGE = 2**31 + 64
+#: Twice this is over 2**31, while the stride itself is a 32-bit argument, whose product must be taken in 64 bits.
+HUGE = 2**30 + 64
 
 
 def far_apart(*shape, far, dtype=torch.float16):
-    """Random numbers whose dimension ``far`` has a stride over 2**31 elements, in memory that is not touched."""
+    """Random numbers whose dimension ``far`` reaches over 2**31 elements, in memory that is not touched."""
     near = torch.randn(shape).to(dtype)
     strides = list(near.stride())
     strides[far] = HUGE

@@ -135,14 +135,3 @@ def test_threads_may_interpret():
     assert len(results) == 4
     for result in results:
         torch.testing.assert_close(result, a @ b)
-
-
-def test_a_served_product_takes_tf32_where_torch_would():
-    with torch.no_grad(), autotune.record() as workload:
-        torch.nn.functional.linear(X, torch.ones(5, X.shape[-1]))
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        try:
-            torch.nn.functional.linear(X, torch.ones(5, X.shape[-1]))
-        finally:
-            torch.backends.cuda.matmul.fp32_precision = "none"
-    assert sorted("tf32=true" in str(problem) for _, problem in workload.calls) == [False, True]
