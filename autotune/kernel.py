@@ -88,8 +88,9 @@ class Operator:
     #: Operator arguments -> empty tensors of the results' shapes, dtypes and device.
     fake: Callable[..., Any]
     #: (gradients, operator arguments, results) -> one gradient or None per operator argument. Gradients are one per
-    #: result; the results are empty unless ``saves_results``. None: not differentiable.
-    backward: Callable[[Tensors, tuple[Any, ...], Tensors], tuple[Any, ...]] | None
+    #: result, None where nothing depends on it and there are several; the results are empty unless
+    #: ``saves_results``. None: not differentiable.
+    backward: Callable[[tuple[Any, ...], tuple[Any, ...], Tensors], tuple[Any, ...]] | None
     #: Operator arguments -> the kernel's arguments.
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args
     #: The kernel's arguments -> what a torch call that this kernel serves gets; the front, where it takes them.

@@ -46,15 +46,17 @@ def _differentiate(name: str, operator: Operator) -> None:
         ctx.save_for_backward(*(value for value in values if isinstance(value, torch.Tensor)))
         ctx.others = [None if is_tensor else value for is_tensor, value in zip(tensors, values, strict=True)]
         ctx.is_tensor, ctx.input_count = tensors, len(inputs)
+        # A result that nothing depends on has no gradient, rather than one of zeros.
+        ctx.set_materialize_grads(False)
 
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
         saved = iter(ctx.saved_tensors)
         values = [
             next(saved) if is_tensor else other for is_tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
         ]
         inputs, results = tuple(values[: ctx.input_count]), tuple(values[ctx.input_count :])
         assert operator.backward is not None
-        with torch.autocast(gradients[0].device.type, enabled=False):
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
             return operator.backward(gradients, inputs, results)
 
     torch.library.register_autograd(name, backward, setup_context=save)

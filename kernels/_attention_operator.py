@@ -93,10 +93,20 @@ def _fake(
 
 
 def _backward(
-    gradients: tuple[torch.Tensor, ...], inputs: tuple[Any, ...], results: tuple[torch.Tensor, ...]
+    gradients: tuple[torch.Tensor | None, ...], inputs: tuple[Any, ...], results: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor | None, ...]:
     q, k, v, *options = inputs
-    return (*torch.ops.autotune.attention_backward(*gradients, q, k, v, *results, *options), *[None] * len(options))
+    d_out, d_lse = of_out_and_lse(gradients, results)
+    computed = torch.ops.autotune.attention_backward(d_out, d_lse, q, k, v, *results, *options)
+    return (*computed, *[None] * len(options))
+
+
+def of_out_and_lse(
+    gradients: tuple[torch.Tensor | None, ...], results: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Their gradients; lse has none unless somebody asked for it."""
+    d_out, d_lse = gradients
+    return torch.zeros_like(results[0]) if d_out is None else d_out, d_lse
 
 
 def _out_only(*args: Any) -> torch.Tensor:

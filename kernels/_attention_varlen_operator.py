@@ -7,7 +7,12 @@ from typing import Any
 import torch
 
 from autotune.kernel import Operator
-from autotune.kernels._attention_operator import check_heads_and_kinds, check_options, lse_dtype
+from autotune.kernels._attention_operator import (
+    check_heads_and_kinds,
+    check_options,
+    lse_dtype,
+    of_out_and_lse,
+)
 from autotune.kernels._values import checks_values
 
 
@@ -132,10 +137,11 @@ def _fake(
 
 
 def _backward(
-    gradients: tuple[torch.Tensor, ...], inputs: tuple[Any, ...], results: tuple[torch.Tensor, ...]
+    gradients: tuple[torch.Tensor | None, ...], inputs: tuple[Any, ...], results: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor | None, ...]:
     q, k, v, *others = inputs
-    computed = torch.ops.autotune.attention_varlen_backward(*gradients, q, k, v, *results, *others)
+    d_out, d_lse = of_out_and_lse(gradients, results)
+    computed = torch.ops.autotune.attention_varlen_backward(d_out, d_lse, q, k, v, *results, *others)
     return (*computed, *[None] * len(others))
 
 

@@ -61,8 +61,6 @@ def baseline(
     from torch.nn.attention.varlen import varlen_attn  # takes a second to import
 
     left = -1 if window is None else window - 1
-    result = varlen_attn(
-        q, k, v, *lengths, scale=scale, window_size=(left, 0 if causal else left), enable_gqa=True
-    )
+    result = varlen_attn(q, k, v, *lengths, scale=scale, window_size=(left, 0 if causal else left), enable_gqa=True)
     assert isinstance(result, torch.Tensor)  # without aux there is no second one
     return result

@@ -270,9 +270,9 @@ SERVES: dict[Any, Serves] = {
 OPERATOR = Operator(
     front=matmul,
     schema=(
-        "(Tensor a, Tensor b, Tensor? bias=None, str? activation=None, Tensor? residual=None, Tensor? scale_a=None, "
-        "Tensor? scale_b=None, ScalarType? out_dtype=None, bool batch_invariant=False, bool allow_tf32=False) "
-        "-> Tensor"
+        "(Tensor a, Tensor b, Tensor? bias=None, str? activation=None, Tensor? residual=None, "
+        "Tensor? scale_a=None, Tensor? scale_b=None, ScalarType? out_dtype=None, bool batch_invariant=False, "
+        "bool allow_tf32=False) -> Tensor"
     ),
     fake=_fake,
     backward=_backward,
