@@ -198,13 +198,19 @@ def band_fits(params: Callable[[Problem, Device], Ranges]) -> Constraint:
 
 
 def warp_groups_fit(config: Config, problem: Problem, device: Device) -> str | None:
-    """wgmma takes operands of 8 and 32 bits with rows along K alone; turning others stops Triton 3.9 here."""
+    """Where Triton 3.9's compiler stops.
+
+    On sm_90 at operands of 8 or 32 bits that wgmma, which takes rows along K alone, needs turned; with FLATTEN at
+    the two products of a gated tile.
+    """
+    if not config.get("WARP_SPECIALIZE", False):
+        return None
     product = read(problem)
-    if not config.get("WARP_SPECIALIZE", False) or device.arch != "sm_90":
-        return None
-    if product.itemsize == 2 or product.layout == "nt":
-        return None
-    return f"WARP_SPECIALIZE takes {product.dtype} in layout nt on {device.arch}, not {product.layout}"
+    if device.arch == "sm_90" and product.itemsize != 2 and product.layout != "nt":
+        return f"WARP_SPECIALIZE takes {product.dtype} in layout nt on {device.arch}, not {product.layout}"
+    if product.gated and config["FLATTEN"]:
+        return "WARP_SPECIALIZE does not take FLATTEN where a tile is gated"
+    return None
 
 
 def _binds(limit: int, chosen: Chosen, device: Device) -> bool:

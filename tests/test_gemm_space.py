@@ -138,6 +138,13 @@ def test_rules_of_h100(text, structure, changes, why):
     assert found is None if why is None else found is not None and why in found, found
 
 
+def test_sm_100_specialises_flattened_loops_of_one_product():
+    both = config(B200, "descriptor", FLATTEN=True, WARP_SPECIALIZE=True)
+    assert SPACE.why_not(both, Problem.parse(SQUARE), B200) is None
+    gated = Problem.parse(f"{SQUARE},activation=swiglu")
+    assert SPACE.why_not(both, gated, B200) == "WARP_SPECIALIZE does not take FLATTEN where a tile is gated"
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "why"),
     [
