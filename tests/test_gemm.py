@@ -1,11 +1,14 @@
 """``matmul``: every structure, epilogue and dtype in the interpreter, and what is told of bad arguments."""
 
+import random
 import re
 
 import pytest
 import torch
 import triton
 import triton.language as tl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import autotune
@@ -207,6 +210,41 @@ def test_a_rows_bits_do_not_depend_on_other_rows(name):
     whole = KERNEL.run(config, a, b)
     for rows in (1, 33):
         assert torch.equal(KERNEL.run(config, a[:rows], b), whole[:rows])
+
+
+@pytest.mark.parametrize("profile", ["h100", "mi300x"])
+def test_whatever_is_tuned_for_its_batch_a_row_of_a_batch_invariant_product_has_the_same_bits(profile):
+    space, where = registry.load("gemm").space, device.profile(profile)
+    a, b = torch.randn(200, 96).half(), torch.randn(96, 64).half()
+    bits, structures = set(), set()
+    for rows in (1, 17, 200):
+        args = a[:rows], b, None, "silu", None, None, None, None, True
+        allowed = list(space.allowed(KERNEL.problem(*args), where))
+        for config in random.Random(rows).sample(allowed, 4):
+            bits.add(KERNEL.run(config, *args)[0].numpy().tobytes())
+            structures.add(config["STRUCTURE"])
+    assert len(bits) == 1
+    assert structures == {"tiled"} | ({"descriptor"} if profile == "h100" else set())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(list(STRUCTURES)),
+    st.tuples(*[st.integers(0, 70)] * 3),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    st.sampled_from([None, *ACTIVATIONS]),
+)
+def test_any_small_shape(name, sizes, flags, activation):
+    (M, N, K), (a_by_column, b_by_column, extras) = sizes, flags
+    M, N = M % 17 if name.startswith("skinny") else M, N - N % 2
+    a = torch.randn(K, M).mT if a_by_column else torch.randn(M, K)
+    b = torch.randn(N, K).mT if b_by_column else torch.randn(K, N)
+    columns = N // 2 if activation == "swiglu" else N
+    bias, residual = (torch.randn(N), torch.randn(M, columns)) if extras else (None, None)
+    args = a, b, bias, activation, residual
+    exact = KERNEL.reference(*(x.double() if isinstance(x, torch.Tensor) else x for x in args))
+    result = KERNEL.run(config_of(name), *args)
+    torch.testing.assert_close(result.double(), exact, rtol=1e-4, atol=1e-4)
 
 
 def test_no_config_needs_the_parameters_of_another_architecture():
