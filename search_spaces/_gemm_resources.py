@@ -58,7 +58,10 @@ def _skinny_bytes(config: Config, product: Product, device: Device) -> int:
     rows, block_n, block_k = next_power_of_2(product.M), config.integer("BLOCK_N"), config.integer("BLOCK_K")
     ahead = config.integer("num_stages") - (2 if device.arch.startswith("gfx") else 1)
     operands = max(0, ahead) * (rows + block_n) * block_k * product.itemsize
-    return max(operands, 4 * rows * block_n * block_k * product.itemsize // 16) + _SKINNY_SCRATCH
+    terms = rows * block_n * block_k
+    # AMD's terms change threads in rounds of 32 KiB at most before they are summed up.
+    turned = min(terms, 32768) if device.arch.startswith("gfx") else 0
+    return max(operands, turned, terms * product.itemsize // 4) + _SKINNY_SCRATCH
 
 
 def _turned_bytes(product: Product, a_bytes: int, b_bytes: int) -> int:

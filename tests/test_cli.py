@@ -192,7 +192,7 @@ def test_device(cli):
 
 
 BAD = [
-    ("tune gem M=1", 2, "unknown kernel 'gem'; known are attention, bsr_matmul, gemm"),
+    ("tune gem M=1", 2, "unknown kernel 'gem'; known are attention, attention_backward"),
     ("tune", 2, "nothing to tune"),
     ("tune gemm", 2, "no problem given for gemm; for example"),
     ("tune gemm M=1", 2, "lacks N; it needs M, N, K, dtype"),

@@ -119,9 +119,9 @@ def test_equal_code_shares_the_outcome_and_says_whose():
 
 
 def test_a_sweep_announces_ahead_and_tells_what_each_rung_removed(db_path):
-    """Warps don't matter to this compiler; blocks of 32 in K spill."""
+    """Stages don't matter to this compiler; blocks of 32 in K spill."""
     pool = FakePool(
-        code_of=lambda config: str(Config({**config, "num_warps": 4})),
+        code_of=lambda config: str(Config({**config, "num_stages": 2})),
         needs_of=lambda config: Resources(1000, 255, 4096 if config["BLOCK_K"] == 32 else 0),
     )
     machine = FakeMachine()

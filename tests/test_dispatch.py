@@ -23,7 +23,7 @@ from autotune.winners import Winner
 GEMM = registry.load("gemm")
 H100 = device.profile("h100")
 PROBLEM = GEMM.kernel.parse("M=64,N=64,K=64,dtype=float32")
-TUNED = Config(BLOCK_M=32, BLOCK_N=64, BLOCK_K=32, GROUP_M=8, num_warps=4, num_stages=2)
+TUNED = Config({**GEMM.space.default(PROBLEM, device.INTERPRETER), "BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 32})
 
 
 def winner(problem=PROBLEM, config=TUNED, source=GEMM.source):
@@ -373,7 +373,7 @@ def test_rows_of_nonsense_are_passed_over(db_path):
 
 
 OTHER = Config({**TUNED, "BLOCK_K": 16})
-THIRD = Config({**TUNED, "GROUP_M": 1})
+THIRD = Config({**TUNED, "BLOCK_M": 16})
 
 
 def explained(path, objective="throughput"):

@@ -134,7 +134,7 @@ OUTCOMES = {
     "segfaults": (Reason.RUNTIME, "the process was killed by SIGSEGV"),
     "loops": (Reason.TIMEOUT, "not done in 2 s"),
     "fills_memory": (Reason.RESOURCES, "can't allocate memory"),
-    "strays": (Reason.WRONG, "it wrote outside its output, 1 bytes after its (1, 16, 16)"),
+    "strays": (Reason.WRONG, "it wrote outside its output, 1 bytes after its (16, 16)"),
 }
 
 

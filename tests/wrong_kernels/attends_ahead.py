@@ -5,5 +5,5 @@ from dataclasses import replace
 from autotune.kernels.attention import KERNEL as ATTENTION
 
 KERNEL = replace(
-    ATTENTION, run=lambda config, q, k, v, causal=False, scale=None: ATTENTION.run(config, q, k, v, False, scale)
+    ATTENTION, run=lambda config, q, k, v, causal, *options: ATTENTION.run(config, q, k, v, False, *options)
 )

@@ -5,8 +5,8 @@ from dataclasses import replace
 from autotune.kernels.attention import KERNEL as ATTENTION
 
 
-def run(config, q, k, v, causal=False, scale=None):
-    return ATTENTION.run(config, q, k[:, :1], v[:, :1], causal, scale)
+def run(config, q, k, v, *options):
+    return ATTENTION.run(config, q, k[:, :1], v[:, :1], *options)
 
 
 KERNEL = replace(ATTENTION, run=run)
