@@ -9,7 +9,7 @@ tune: .venv/ready
 	$(BIN)/autotune tune --workload examples/minilm.jsonl --again --trials 16 --budget 100s
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -63,16 +63,23 @@ class Dispatcher:
         # As a kernel's result, which has no history either; operators add their gradient above this.
         with torch.no_grad():
             result = kernel.reference(*args, **kwargs)
-            return result if out is None else out.copy_(result)
+        # Only now is it known that torch can: a mistake must not decide for right calls that have the same key.
+        self._keep(name, choice, args, kwargs)
+        return result if out is None else out.copy_(result)
 
     def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
         loaded = registry.load(name)
-        kernel, memo = self.known.setdefault(name, (loaded.kernel, {}))
+        self.known.setdefault(name, (loaded.kernel, {}))
         choice = self._choice(loaded, args, kwargs)
-        # Arguments that have no key are of no use: torch's reference will say so when it runs.
+        if choice.source != "reference":
+            self._keep(name, choice, args, kwargs)
+        return choice
+
+    def _keep(self, name: str, choice: Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kernel, memo = self.known[name]
+        # Arguments that have no key are of no use: torch's reference says so when it runs.
         with suppress(*_NOT_KNOWN):
             memo[kernel.key(*args, **kwargs)] = choice
-        return choice
 
     def _choice(self, loaded: Loaded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
         import torch  # late: `import autotune` must load neither torch nor Triton

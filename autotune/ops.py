@@ -55,6 +55,8 @@ def _differentiate(name: str, operator: Operator) -> None:
             next(saved) if is_tensor else other for is_tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
         ]
         inputs, results = tuple(values[: ctx.input_count]), tuple(values[ctx.input_count :])
+        if all(gradient is None for gradient in gradients):
+            return (None,) * len(inputs)
         assert operator.backward is not None
         with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
             return operator.backward(gradients, inputs, results)

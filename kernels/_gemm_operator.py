@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import torch
 
 from autotune.kernel import Operator, Serves
-from autotune.kernels._gemm_arguments import FP8, check, check_out, result_dtype, result_shape
+from autotune.kernels._gemm_arguments import FP8, result_dtype, result_shape
+from autotune.kernels._gemm_check_operator import check, check_out
 
 aten = torch.ops.aten
 
@@ -28,6 +29,7 @@ def matmul(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """act(scale_a * scale_b * (a @ b) + bias) + residual: (..., M, K) @ (..., K, N) -> (..., M, N).
@@ -46,11 +48,12 @@ def matmul(
         for float8 and scaled int8 bfloat16, for int8 int32
     :param batch_invariant: the bits of a row depend on no other row, nor on how many there are
     :param allow_tf32: float32 operands may be rounded to the 10 bits of tf32, which is never the default
+    :param fast_accum: float8 products may be added up in the tensor cores' own 14 bits (sm_90)
     :param out: where to write the result; contiguous, and without gradients
     :raises ValueError: if the arguments don't fit together.
     """
     check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
-    follows = bias, activation, residual, scale_a, scale_b, out_dtype, batch_invariant, allow_tf32
+    follows = bias, activation, residual, scale_a, scale_b, out_dtype, batch_invariant, allow_tf32, fast_accum
     if out is None:
         product: torch.Tensor = torch.ops.autotune.matmul(a, b, *follows)
         return product
@@ -73,6 +76,7 @@ def _fake(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
 ) -> torch.Tensor:
     return a.new_empty(result_shape(a, b, activation), dtype=result_dtype(a, scale_a, out_dtype))
 
@@ -102,7 +106,7 @@ def _backward(
         if b.dim() == 2:
             left, right = a.flatten(0, -2), before.flatten(0, -2)
         grad_b = product(left.mT.conj(), right, None, b.dtype).sum_to_size(b.shape)
-    return grad_a, grad_b, grad_bias, None, None if residual is None else gradient, *[None] * 5
+    return grad_a, grad_b, grad_bias, None, None if residual is None else gradient, *[None] * 6
 
 
 def _before(activation: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -244,7 +248,7 @@ def _scaled(
 ) -> Arguments | str:
     if scale_result is not None or out_dtype is None:
         return "the result is float8"
-    arguments = a, b, bias, None, None, scale_a, scale_b, out_dtype, False, False
+    arguments = a, b, bias, None, None, scale_a, scale_b, out_dtype, False, False, use_fast_accum
     try:
         check(*arguments)
     except ValueError as error:
@@ -272,7 +276,7 @@ OPERATOR = Operator(
     schema=(
         "(Tensor a, Tensor b, Tensor? bias=None, str? activation=None, Tensor? residual=None, "
         "Tensor? scale_a=None, Tensor? scale_b=None, ScalarType? out_dtype=None, bool batch_invariant=False, "
-        "bool allow_tf32=False) -> Tensor"
+        "bool allow_tf32=False, bool fast_accum=False) -> Tensor"
     ),
     fake=_fake,
     backward=_backward,

@@ -29,7 +29,7 @@ _OFF: Mapping[str, Value] = {
 }
 
 #: float8 products that the tensor cores of sm_90 add up by themselves, in 14 bits, before float32 takes them over:
-#: as many as in DeepGEMM. FAST_ACCUM leaves all of them to the tensor cores.
+#: as many as in DeepGEMM. ``fast_accum`` leaves all of them to the tensor cores.
 _IMPRECISE = 128
 
 #: Of the launch that adds up parts: elements a program takes, and its warps.
@@ -58,6 +58,7 @@ class Product:
     activation: str = "none"
     scale: str = "none"
     tf32: bool = False
+    fast_accum: bool = False
 
     @property
     def columns(self) -> int:
@@ -132,7 +133,7 @@ def launches(product: Product, config: Config) -> tuple[Launch, ...]:
     block_n, block_k = config.integer("BLOCK_N"), config.integer("BLOCK_K")
     sizes: dict[str, int] = {"M": product.M, "N": product.N, "K": product.K}
     constexprs: dict[str, Any] = {"ACTIVATION": product.activation, "SCALE": product.scale}
-    exact = product.dtype in FP8 and not config.get("FAST_ACCUM", True)
+    exact = product.dtype in FP8 and not product.fast_accum
     precision = {
         "PRECISION": "tf32" if product.tf32 else "ieee",
         "IMPRECISE": min(_IMPRECISE, block_k) if exact else None,

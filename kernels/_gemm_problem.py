@@ -32,6 +32,8 @@ FIELDS = (
     Field("tf32", "flag", default=False),
     # A row's bits don't depend on the other rows: one config for every M.
     Field("batch_invariant", "flag", default=False),
+    # Products may be added up in the bits that the tensor cores have.
+    Field("fast_accum", "flag", default=False),
 )
 
 
@@ -50,6 +52,8 @@ def rule(problem: Problem) -> str | None:
         return f"scale={problem['scale']} is for float8 and int8, not for dtype={dtype}"
     if problem.get("tf32") and dtype != "float32":
         return f"tf32=true is for dtype=float32, not for {dtype}"
+    if problem.get("fast_accum") and dtype not in FP8:
+        return f"fast_accum=true is for float8, not for dtype={dtype}"
     if result == "int32" and (
         dtype != "int8" or any(n in problem for n in ("bias", "activation", "residual", "scale"))
     ):
@@ -76,6 +80,7 @@ def product_of(problem: Problem) -> Product:
         activation=str(problem.get("activation", "none")),
         scale=str(problem.get("scale", "none")),
         tf32=bool(problem.get("tf32", False)),
+        fast_accum=bool(problem.get("fast_accum", False)),
     )
 
 
@@ -111,13 +116,13 @@ def inputs(problem: Problem, seed: int, device: str) -> tuple[Any, ...]:
     columns = N // 2 if activation == "swiglu" else N
     residual = shaped(extra(batch, M, columns)) if problem.get("residual") else None
     out = getattr(torch, result) if "out" in problem else None
-    flags = bool(problem.get("batch_invariant", False)), bool(problem.get("tf32", False))
+    flags = (bool(problem.get(name, False)) for name in ("batch_invariant", "tf32", "fast_accum"))
     return (a, b, bias, activation, residual, scale_a, scale_b, out, *flags)
 
 
 def _follows(problem: Problem) -> bool:
     """Whether the problem is more than a @ b."""
-    names = ("bias", "activation", "residual", "scale", "out", "tf32", "batch_invariant")
+    names = ("bias", "activation", "residual", "scale", "out", "tf32", "batch_invariant", "fast_accum")
     return any(name in problem for name in names)
 
 

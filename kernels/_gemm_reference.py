@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from autotune.kernels._gemm_arguments import FP8, check, result_dtype
+from autotune.kernels._gemm_arguments import FP8, result_dtype
+from autotune.kernels._gemm_check_operator import check
 
 _TABLE = (torch.float16, torch.bfloat16, torch.float32, *FP8, torch.int8)
 
@@ -20,6 +21,7 @@ def reference(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
 ) -> torch.Tensor:
     """Added up in float32 and rounded once, as the kernels do; all in float64 where a floating tensor is."""
     tensors = (a, b, bias, residual, scale_a, scale_b)
@@ -103,6 +105,7 @@ def baseline(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
 ) -> torch.Tensor:
     """torch's fastest for the same: one product with its bias, and each further step by itself in the result's
     dtype. float8 and int8 have one on CUDA, for sizes that its tensor cores take; elsewhere the reference.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -53,10 +54,12 @@ def launch(
         with _INTERPRETER:
             function[(programs,)](*args, **constexprs, **parameters, **options)
         return
+    # A context of its own: the application may have set an allocator for its kernels.
+    context = contextvars.copy_context()
     if descriptors:
-        triton.set_allocator(_allocate)
+        context.run(triton.set_allocator, _allocate)
     with torch.cuda.device(args[0].device):
-        function[(programs,)](*args, **constexprs, **parameters, **options, enable_fp_fusion=True)
+        context.run(function[(programs,)], *args, **constexprs, **parameters, **options, enable_fp_fusion=True)
 
 
 def split(function: Any, config: Config) -> tuple[dict[str, Value], dict[str, Value]]:

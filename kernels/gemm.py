@@ -15,7 +15,8 @@ import torch
 
 from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
-from autotune.kernels._gemm_arguments import check, check_out, result_dtype, result_shape, scale_kind
+from autotune.kernels._gemm_arguments import FP8, result_dtype, result_shape, scale_kind
+from autotune.kernels._gemm_check_operator import check, check_out
 from autotune.kernels._gemm_operator import OPERATOR, SERVES
 from autotune.kernels._gemm_plan import Product, launches
 from autotune.kernels._gemm_problem import FIELDS, inputs, product_of, rule, work
@@ -58,6 +59,7 @@ def problem(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
 ) -> Problem:
     """:raises ValueError: if the arguments don't fit together; see :func:`check`."""
     check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
@@ -80,6 +82,7 @@ def problem(
         out="default" if result == result_dtype(a, scale_a, None) else DTYPE_NAMES[result],
         tf32=allow_tf32 and a.dtype == torch.float32,
         batch_invariant=batch_invariant,
+        fast_accum=fast_accum and a.dtype in FP8,
     )
 
 
@@ -94,6 +97,7 @@ def key(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
 ) -> Hashable:
     return (
         a.shape,
@@ -111,6 +115,7 @@ def key(
         out_dtype,
         batch_invariant,
         allow_tf32,
+        fast_accum,
     )
 
 
@@ -126,6 +131,7 @@ def run(
     out_dtype: torch.dtype | None = None,
     batch_invariant: bool = False,
     allow_tf32: bool = False,
+    fast_accum: bool = False,
     *,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -138,7 +144,7 @@ def run(
     if must_widen(tiled, a) or must_widen(tiled, c):
         wide_a, wide_b, wide_bias, wide_residual = (_widened(tensor) for tensor in (a, b, bias, residual))
         extras = wide_bias, activation, wide_residual, scale_a, scale_b, torch.float32
-        return c.copy_(run(config, wide_a, wide_b, *extras, batch_invariant, allow_tf32))
+        return c.copy_(run(config, wide_a, wide_b, *extras, batch_invariant, allow_tf32, fast_accum))
     if not c.numel():
         return c
     wide_a, wide_b = _batched(a, b)
@@ -158,6 +164,7 @@ def run(
         activation=activation or "none",
         scale=kind,
         tf32=allow_tf32 and a.dtype == torch.float32,
+        fast_accum=fast_accum and a.dtype in FP8,
     )
     plan = launches(product, config)
     if kind == "row" and scale_a is not None:

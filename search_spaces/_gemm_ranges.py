@@ -37,7 +37,6 @@ RANGES: Mapping[str, Ranges] = {
         "EPILOGUE_SUBTILE": (1, 2),
         "FLATTEN": (False, True),
         "WARP_SPECIALIZE": (False, True),
-        "FAST_ACCUM": (False, True),
         "maxnreg": (0, 128, 168, 232),
     },
     "sm_100": {
@@ -114,7 +113,6 @@ def _invariant(ranges: Ranges, product: Product, device: Device) -> Ranges:
         "BLOCK_N": block_n,
         "BLOCK_K": block_k_of(product, ranges),
         "SPLIT_K": 1,
-        "FAST_ACCUM": False,
         "num_warps": warps_for(largest * block_n, ranges, least=8),
         "matrix_instr_nonkdim": 0,
         "kpack": 1,

@@ -69,11 +69,6 @@ def _in_warp_groups(chosen: Chosen, problem: Problem, device: Device) -> bool:
     return device.arch == "sm_90" and one_group and not chosen["FLATTEN"]
 
 
-def _in_14_bits(chosen: Chosen, problem: Problem, device: Device) -> bool:
-    """wgmma, which takes 64 rows, adds up 8-bit floats in 14 bits; mma.sync does not."""
-    return chosen["STRUCTURE"] != "skinny" and read(problem).is_float8 and _number(chosen, "BLOCK_M") >= 64
-
-
 def _limits_registers(chosen: Chosen, problem: Problem, device: Device) -> bool:
     return any(_binds(limit, chosen, device) for limit in (128, 168, 232))
 
@@ -94,7 +89,6 @@ MATTERS: Mapping[str, Effect] = {
     "EPILOGUE_SUBTILE": _by_descriptor,
     "FLATTEN": _in_rounds,
     "WARP_SPECIALIZE": _in_warp_groups,
-    "FAST_ACCUM": _in_14_bits,
     "maxnreg": _limits_registers,
     "matrix_instr_nonkdim": _wide_and_tall,
     "kpack": _on_matrix_cores,

@@ -101,7 +101,9 @@ def params(problem: Problem, device: Device) -> Ranges:
 
 def default(problem: Problem, device: Device) -> Config:
     family = next(arch for arch, ranges in RANGES.items() if ranges is params(problem, device))
-    by_head_dim, width = _DEFAULTS[family][itemsize(problem) == 4], value_dim(problem)
+    wide = itemsize(problem) == 4
+    # In 32 bits what counts is the unrolling of both products, in 16 the sums.
+    by_head_dim, width = _DEFAULTS[family][wide], max(value_dim(problem), problem.integer("D") if wide else 0)
     most_m, block_n, stages, warps = by_head_dim[min((size for size in by_head_dim if size >= width), default=256)]
     rows, group = problem.integer("SQ"), problem.integer("H") // problem.integer("HKV")
     pack = _group_fits(problem) and _fullness(rows, most_m) < _FULL_ENOUGH * _fullness(rows * group, most_m)
@@ -119,7 +121,7 @@ def default(problem: Problem, device: Device) -> Config:
         }
         config = Config({name: chosen.get(name, values[0]) for name, values in params(problem, device).items()})
         smallest_of_all = (block_m, block_n, stages) == (16, 16, 1)
-        if smallest_of_all or shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
+        if smallest_of_all or all(rule(config, problem, device) is None for rule in _RULES):
             return config
         # The table is for the usual sizes; at the edges give up pipelining first, then width.
         block_m, block_n, stages = (
@@ -188,19 +190,20 @@ def steps(config: Config, problem: Problem) -> int:
     return problem.integer("B") * heads * cdiv(rows, config.integer("BLOCK_M")) * blocks
 
 
+_RULES = (
+    rows_fill_tile,
+    little_padding({"BLOCK_N": "SK"}, params),
+    # Up to a quarter over still wins at times: the compiler reuses score registers for the weights.
+    fits_registers(live_elements, limit=320),
+    unrolls_little,
+    fits_shared_memory(shared_bytes),
+    register_limit_pays,
+)
+
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(
-        rows_fill_tile,
-        little_padding({"BLOCK_N": "SK"}, params),
-        # Up to a quarter over still wins at times: the compiler reuses score registers for the weights.
-        fits_registers(live_elements, limit=320),
-        unrolls_little,
-        fits_shared_memory(shared_bytes),
-        register_limit_pays,
-        worth_interpreting(steps, default),
-    ),
+    constraints=(*_RULES, worth_interpreting(steps, default)),
     matters={"PACK_GQA": _packs, "DESCRIPTOR": _describes, "maxnreg": limits_registers},
     seeds=seeds,
 )

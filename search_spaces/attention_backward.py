@@ -98,7 +98,7 @@ def default(problem: Problem, device: Device) -> Config:
         chosen: dict[str, Value] = {**tiles, "num_warps": warps, "num_stages": stages}
         config = Config({name: chosen.get(name, values[0]) for name, values in params(problem, device).items()})
         smallest_of_all = stages == 1 and max(tiles.values()) == 16
-        if smallest_of_all or shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
+        if smallest_of_all or all(rule(config, problem, device) is None for rule in _RULES):
             return config
         # The table is for the usual devices; on smaller ones give up pipelining first, then width.
         if stages > 1:
@@ -123,17 +123,18 @@ def steps(config: Config, problem: Problem) -> int:
     return problem.integer("B") * problem.integer("H") * products
 
 
+_RULES = (
+    little_padding({"BLOCK_M1": "SQ", "BLOCK_N1": "SK", "BLOCK_M2": "SQ", "BLOCK_N2": "SK"}, params),
+    fits_registers(live_elements),
+    unrolls_little,
+    fits_shared_memory(shared_bytes),
+    register_limit_pays,
+)
+
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(
-        little_padding({"BLOCK_M1": "SQ", "BLOCK_N1": "SK", "BLOCK_M2": "SQ", "BLOCK_N2": "SK"}, params),
-        fits_registers(live_elements),
-        unrolls_little,
-        fits_shared_memory(shared_bytes),
-        register_limit_pays,
-        worth_interpreting(steps, default),
-    ),
+    constraints=(*_RULES, worth_interpreting(steps, default)),
     matters={"maxnreg": limits_registers},
     seeds=seeds,
 )

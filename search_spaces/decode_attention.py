@@ -57,27 +57,40 @@ def default(problem: Problem, device: Device) -> Config:
     ranges, narrow = params(problem, device), _itemsize(problem) == 2
     block_h = clamp(next_power_of_2(_group(problem)), smallest(ranges, "BLOCK_H"), 64 if narrow else 16)
     block_n = clamp(next_power_of_2(problem.integer("SK")), 16, 64 if narrow else 32)
+    stages = largest_up_to(3, ranges, "num_stages") if device.arch.startswith("sm_") else 1
+    stages = max(stages, smallest(ranges, "num_stages"))
+    while True:
+        config = _default_of(block_h, block_n, stages, problem, device)
+        smallest_of_all = (block_h, block_n) == (smallest(ranges, "BLOCK_H"), 16) and stages <= 1
+        if smallest_of_all or all(rule(config, problem, device) is None for rule in _RULES):
+            return config
+        # The tiles are for the usual devices; on smaller ones give up pipelining first, then keys, then heads.
+        if stages > 1:
+            stages -= 1
+        elif block_n > 16:
+            block_n //= 2
+        else:
+            block_h //= 2
+
+
+def _default_of(block_h: int, block_n: int, stages: int, problem: Problem, device: Device) -> Config:
+    ranges, narrow = params(problem, device), _itemsize(problem) == 2
     programs = problem.integer("B") * problem.integer("HKV") * cdiv(_group(problem), block_h)
     wanted = 2 * device.sm_count // max(1, programs)
     # Over 128 outputs or 512 unrolled multiply-adds a thread, 4 warps spill: 5504 B for D=256 in float32.
     widest = max(_block_d(problem, "D"), _block_d(problem, "DV"))
     outputs, products = block_h * (widest + block_n), block_h * block_n * widest
     wide = outputs > 128 * 4 * device.warp_size or (not narrow and products > 512 * 4 * device.warp_size)
-    stages = largest_up_to(3, ranges, "num_stages") if device.arch.startswith("sm_") else 1
     chosen = {
         "SPLIT_KV": largest_up_to(min(wanted, _blocks(block_n, problem)), ranges, "SPLIT_KV"),
         "BLOCK_H": block_h,
         "BLOCK_N": block_n,
         "num_warps": largest_up_to(8 if wide else 4, ranges, "num_warps"),
-        "num_stages": max(stages, smallest(ranges, "num_stages")),
+        "num_stages": stages,
         "maxnreg": 0,
         "waves_per_eu": 0,
     }
-    while True:
-        config = Config({name: chosen[name] for name in ranges})
-        if chosen["num_stages"] == 1 or shared_bytes(config, problem, device) <= device.shared_bytes_per_block:
-            return config
-        chosen["num_stages"] -= 1
+    return Config({name: chosen[name] for name in ranges})
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
@@ -172,17 +185,18 @@ def steps(config: Config, problem: Problem) -> int:
     return problem.integer("B") * problem.integer("HKV") * tiles * blocks
 
 
+_RULES = (
+    feeds_splits,
+    little_padding({"BLOCK_N": "SK"}, params),
+    covers_group,
+    fits_registers(live_elements),
+    unrolls_little,
+    fits_shared_memory(shared_bytes),
+)
+
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(
-        feeds_splits,
-        little_padding({"BLOCK_N": "SK"}, params),
-        covers_group,
-        fits_registers(live_elements),
-        unrolls_little,
-        fits_shared_memory(shared_bytes),
-        worth_interpreting(steps, default),
-    ),
+    constraints=(*_RULES, worth_interpreting(steps, default)),
     seeds=seeds,
 )

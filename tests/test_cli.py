@@ -340,7 +340,8 @@ def skeleton(text):
         if line.split()[:1] and line.split()[0] in set(Rung):
             continue  # on which rungs candidates ended
         line = re.sub(r"(\d+\.\d+x) +\d+", r"\1 TIES", line)
-        line = re.sub(r"[mnkgws]\d+( [mnkgws]\d+)+|\{.*?\}", "CONFIG", line)
+        config = r"(?:tiled|persistent|descriptor|skinny)(?: [mnkgws]\d+)+(?: [A-Z_]+(?:=\d+)?)*|\{.*?\}"
+        line = re.sub(config, "CONFIG", line)
         line = re.sub(r"\d[\d.e+-]* ms|\d+\.\d+x", "TIME", line)
         line = re.sub(r"3\.\d+\.\d+", "VERSION", line)
         words = re.sub(r"[─ ]+", " ", line).strip()

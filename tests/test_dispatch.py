@@ -492,3 +492,23 @@ def test_on_a_cpu_outside_the_interpreter_torch_computes(root):
     first, second = printed.stdout.splitlines()
     assert first.startswith("reference | torch computes it")
     assert second == "reference"
+
+
+@pytest.mark.parametrize("attempt", ["run", "choose"])
+def test_a_mistake_does_not_decide_for_right_calls_of_the_same_key(attempt):
+    a, b = torch.ones(16, 16), torch.ones(16, 16)
+    wrong, right = torch.ones(16).half(), torch.ones(16)
+    assert GEMM.kernel.key(a, b, wrong) == GEMM.kernel.key(a, b, right)
+    if attempt == "run":
+        with pytest.raises(ValueError, match="bias is"):
+            dispatch.run("gemm", a, b, wrong)
+    else:
+        assert dispatch.choose("gemm", a, b, wrong) == Config()
+    assert dispatch.explain("gemm", a, b, right).source == "default"
+
+
+def test_what_torch_can_compute_is_remembered_once_it_has():
+    a = torch.ones(4, 4, dtype=torch.float64)
+    assert torch.equal(dispatch.run("gemm", a, a), a @ a)
+    _, memo = dispatch._dispatcher.known["gemm"]
+    assert memo[GEMM.kernel.key(a, a)].source == "reference"

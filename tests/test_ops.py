@@ -255,3 +255,35 @@ def test_bad_input_is_told_before_anything_runs(call, message):
 def test_an_unknown_operator_is_named():
     with pytest.raises(AttributeError, match=r"attention, .*bsr_matmul, decode_attention, matmul"):
         _ = ops.convolution
+
+
+class Severed(torch.autograd.Function):
+    """Its argument gets no gradient, though it needs one."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+def test_a_result_without_gradient_has_none_to_pass_on():
+    a, b = leaf(3, 4), leaf(4, 5)
+    (Severed.apply(ops.matmul(a, b)).sum() + a.sum()).backward()
+    assert torch.equal(a.grad, torch.ones(3, 4)) and b.grad is None
+
+
+def test_unused_lse_costs_no_gradient(monkeypatch):
+    seen = []
+    backward = torch.ops.autotune.attention_backward
+    monkeypatch.setattr(
+        torch.ops.autotune, "attention_backward", lambda *args: seen.append(args) or backward(*args)
+    )
+    q, k, v = attention_inputs(grad=True)
+    ops.attention(q, k, v).sum().backward()
+    _, lse = ops.attention(q, k, v, return_lse=True)
+    lse.sum().backward()
+    assert [d_lse is None for _, d_lse, *_ in seen] == [True, False]
+    assert not seen[1][0].any()
