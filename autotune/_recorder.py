@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autotune import calls, ops  # noqa: F401  (ops registers the operators, whose calls are counted too)
+from autotune import calls, ops, registry  # noqa: F401  (ops registers the operators, whose calls are counted too)
 from autotune.calls import Table
 from autotune.kernel import Operator, Serves
 from autotune.workload import Workload
@@ -75,11 +75,11 @@ class _Operators(TorchDispatchMode):
 def _claims() -> Table:
     """What the kernels claim, and their own operators: a model that calls ``autotune.ops`` records as well."""
     claimed = dict(calls.table())
-    for claims in calls.table().values():
-        for name, kernel, _ in claims:
-            if kernel.operator is not None:
-                packet = getattr(torch.ops.autotune, kernel.operator.front.__name__)
-                claimed[packet] = [(name, kernel, _own(kernel.operator))]
+    for name in registry.entries():
+        kernel = registry.load(name).kernel
+        if kernel.operator is not None:
+            packet = getattr(torch.ops.autotune, kernel.operator.front.__name__)
+            claimed[packet] = [(name, kernel, _own(kernel.operator))]
     return claimed
 
 

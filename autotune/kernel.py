@@ -89,7 +89,7 @@ class Operator:
     fake: Callable[..., Any]
     #: (gradients, operator arguments, results) -> one gradient or None per operator argument. Gradients are one per
     #: result, None where nothing depends on it and there are several; the results are empty unless
-    #: ``saves_results``. None: not differentiable.
+    #: ``saves_results``. None: asking for one is an error.
     backward: Callable[[tuple[Any, ...], tuple[Any, ...], Tensors], tuple[Any, ...]] | None
     #: Operator arguments -> the kernel's arguments.
     kernel_args: Callable[..., tuple[Any, ...]] = lambda *args: args

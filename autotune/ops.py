@@ -23,7 +23,7 @@ def _define(kernel: str, operator: Operator) -> None:
 
     def compute(*args: Any, **out: torch.Tensor) -> Any:
         kind = args[0].device.type
-        if not torch.is_autocast_enabled(kind):
+        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return dispatch.run(kernel, *operator.kernel_args(*args), **out)
         # The result's dtype is the arguments', as the fake says; torch's reference must not be cast either.
         with torch.autocast(kind, enabled=False):
@@ -32,8 +32,7 @@ def _define(kernel: str, operator: Operator) -> None:
     torch.library.define(name, operator.schema)
     torch.library.impl(name, "default")(compute)
     torch.library.register_fake(name)(operator.fake)
-    if operator.backward is not None:
-        _differentiate(name, operator)
+    _differentiate(name, operator)
     if operator.out:
         _define_out(name, operator.schema, compute)
 
@@ -50,15 +49,22 @@ def _differentiate(name: str, operator: Operator) -> None:
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
-        saved = iter(ctx.saved_tensors)
+        if operator.backward is None:
+            # Without this torch would hand on zeros.
+            raise RuntimeError(f"{name} has no gradient; detach its arguments, or call it in torch.no_grad()")
+        # Once: checkpointing computes them anew each time.
+        tensors = ctx.saved_tensors
+        saved = iter(tensors)
         values = [
             next(saved) if is_tensor else other for is_tensor, other in zip(ctx.is_tensor, ctx.others, strict=True)
         ]
         inputs, results = tuple(values[: ctx.input_count]), tuple(values[ctx.input_count :])
         if all(gradient is None for gradient in gradients):
             return (None,) * len(inputs)
-        assert operator.backward is not None
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        kind = tensors[0].device.type
+        if not torch.amp.is_autocast_available(kind):
+            return operator.backward(gradients, inputs, results)
+        with torch.autocast(kind, enabled=False):
             return operator.backward(gradients, inputs, results)
 
     torch.library.register_autograd(name, backward, setup_context=save)

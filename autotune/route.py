@@ -48,6 +48,8 @@ def route() -> Iterator[None]:
         with autotune.route():
             model(batch)
 
+    Activation checkpointing computes again outside of it, unless it is told:
+    ``checkpoint(layer, x, use_reentrant=False, context_fn=lambda: (nullcontext(), autotune.route()))``.
     Calls made inside torch's C++, ``torch.nn.MultiheadAttention``'s among them, are not seen. Like any torch
     function mode it switches off torch's nested-tensor fast path of ``TransformerEncoder``, whose outputs at
     padded places then differ from the fast path's zeros.

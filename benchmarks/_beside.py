@@ -120,8 +120,9 @@ def _begin(
                 text = f"its result is off by {off:.2g} of the largest value: it computes something else"
                 return Failure(Reason.WRONG, text, str(setting.protocol))
             return setting.stopwatch(function, sets)
-        # What torch raises for want of a backend, of memory, or of a graph that can be captured.
-        except RuntimeError as error:
+        # Whatever torch raises for want of a backend, of memory, of a dtype, or of a graph that can be captured: it
+        # must not cost the other peers their times.
+        except Exception as error:
             reason = Reason.RESOURCES if isinstance(error, torch.OutOfMemoryError) else Reason.RUNTIME
             text = "; ".join([measure.line(error), *(str(warning.message)[:200] for warning in told)])
     if torch.cuda.is_available():

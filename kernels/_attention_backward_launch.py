@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 
 from autotune.arithmetic import cdiv
 from autotune.data import Config, Value
@@ -18,7 +19,19 @@ from autotune.kernels._launch import TRITON_NAMES, signature
 
 #: Elements of one tile of the first launch, which only streams.
 _ROWS_ELEMENTS = 8192
+#: Its config, whatever is tuned for the products: 32 elements a thread of two tensors.
+_ROWS_CONFIG = Config(num_warps=8)
 _FLOATS = ("score_scale", "cap_log2", "scale")
+
+_DENSE = (row_deltas, keys_gradient, queries_gradient)
+#: The same functions where lengths change with every batch: code for each of their divisors would compile again.
+_VARLEN = tuple(
+    triton.jit(
+        function.fn,
+        do_not_specialize=[name for name in ("SQ", "SK", "LENGTH", "stride_lh") if name in function.arg_names],
+    )
+    for function in _DENSE
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class Step:
     programs: int
     integers: Mapping[str, int]
     constexprs: Mapping[str, Value]
+    config: Config
 
     def positional(self, values: Mapping[str, Any]) -> list[Any]:
         """Tensors and floats, which come first, in the function's order."""
@@ -67,26 +81,26 @@ def steps(
         "VARLEN": varlen,
     }
     planes = heads if varlen else batch * heads
-    programs = {
-        row_deltas: cdiv(sizes["LENGTH"], rows) * planes,
-        keys_gradient: cdiv(sizes["SK"], config.integer("BLOCK_N1")) * batch * sizes["HKV"],
-        queries_gradient: cdiv(sizes["SQ"], config.integer("BLOCK_M2")) * batch * heads,
-    }
+    programs = (
+        cdiv(sizes["LENGTH"], rows) * planes,
+        cdiv(sizes["SK"], config.integer("BLOCK_N1")) * batch * sizes["HKV"],
+        cdiv(sizes["SQ"], config.integer("BLOCK_M2")) * batch * heads,
+    )
+    functions, configs = _VARLEN if varlen else _DENSE, (_ROWS_CONFIG, config, config)
     first, second, third = (
         Step(
             function,
             count,
             {name: size for name, size in sizes.items() if name in function.arg_names},
             {name: value for name, value in constexprs.items() if name in function.arg_names},
+            chosen,
         )
-        for function, count in programs.items()
+        for function, count, chosen in zip(functions, programs, configs, strict=True)
     )
     return first, second, third
 
 
-def signatures(
-    launches: tuple[Step, ...], config: Config, *, dtype: str, aligned: bool, offsets: str
-) -> tuple[Signature, ...]:
+def signatures(launches: tuple[Step, ...], *, dtype: str, aligned: bool, offsets: str) -> tuple[Signature, ...]:
     """:param offsets: Triton type of what stands for the sequences' offsets."""
     narrow = dict.fromkeys(("q", "k", "v", "d_out", "out", "dq", "dk", "dv"), TRITON_NAMES[dtype])
     pointers = {**narrow, "lse": "fp32", "d_lse": "fp32", "delta": "fp32", "cu_q": offsets, "cu_k": offsets}
@@ -99,7 +113,7 @@ def signatures(
             integers=step.integers,
             floats=tuple(name for name in _FLOATS if name in step.function.arg_names),
             constexprs=step.constexprs,
-            config=config,
+            config=step.config,
         )
         for step in launches
     )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 
 from autotune.kernels._attention_operator import lse_dtype
@@ -55,12 +60,22 @@ def baseline(
     window: int | None = None,
 ) -> torch.Tensor:
     """torch's varlen_attn, where it runs: 16 bits on a GPU, values as wide as keys; elsewhere the reference."""
+    fast = None
+    if q.device.type != "cpu" and q.dtype != torch.float32 and v.shape[2] == q.shape[2]:
+        fast = torchs_varlen_attn()
     lengths = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
-    if q.device.type == "cpu" or q.dtype == torch.float32 or v.shape[2] != q.shape[2]:
+    if fast is None:
         return reference(q, k, v, *lengths, causal, scale, window)[0]
-    from torch.nn.attention.varlen import varlen_attn  # takes a second to import
-
     left = -1 if window is None else window - 1
-    result = varlen_attn(q, k, v, *lengths, scale=scale, window_size=(left, 0 if causal else left), enable_gqa=True)
+    result = fast(q, k, v, *lengths, scale=scale, window_size=(left, 0 if causal else left), enable_gqa=True)
     assert isinstance(result, torch.Tensor)  # without aux there is no second one
     return result
+
+
+@cache
+def torchs_varlen_attn() -> Callable[..., Any] | None:
+    """None where torch's has no windows, or no groups of heads, yet."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a second to import
+
+    has = inspect.signature(varlen_attn).parameters
+    return varlen_attn if all(name in has for name in ("scale", "window_size", "enable_gqa")) else None

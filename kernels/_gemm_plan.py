@@ -83,7 +83,9 @@ class Product:
             stride, length = (rows, by_row) if letter == "n" else (columns, by_column)
             if stride * size % 16 or stride < length:
                 return False
-        return True
+        # With rows of b along N, the second half of one starts within it.
+        halved = self.activation == "swiglu" and self.layout[1] == "n"
+        return not (halved and self.columns * size % 16)
 
 
 @dataclass(frozen=True)

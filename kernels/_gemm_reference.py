@@ -34,7 +34,7 @@ def reference(
     follows = any(value is not None for value in (bias, activation, residual, scale_a))
     if dtype == a.dtype and not follows and not allow_tf32:
         return torch.matmul(a, b).contiguous()
-    product = _product(a, b, allow_tf32)
+    product = _product(a, b, allow_tf32, fast_accum)
     if dtype == torch.int32:
         return product.to(dtype).contiguous()
     if a.dtype in _TABLE:
@@ -42,7 +42,7 @@ def reference(
     return finished(product, bias, activation, residual, scale_a, scale_b).to(dtype).contiguous()
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, allow_tf32: bool) -> torch.Tensor:
+def _product(a: torch.Tensor, b: torch.Tensor, allow_tf32: bool, fast_accum: bool) -> torch.Tensor:
     if a.dtype == torch.int8:
         return torch.matmul(a.double(), b.double())  # exact, and torch multiplies no integers on a GPU
     if a.dtype not in _TABLE:
@@ -51,8 +51,8 @@ def _product(a: torch.Tensor, b: torch.Tensor, allow_tf32: bool) -> torch.Tensor
     if allow_tf32 and a.dtype == torch.float32:
         return torch.matmul(_shortened(wide_a), _shortened(wide_b))
     product = torch.matmul(wide_a, wide_b)
-    # float8 tensor cores add up in fewer bits than float32 has: 14 on sm_90.
-    return _shortened(product) if a.dtype in FP8 else product
+    # Left to themselves, the tensor cores of sm_90 add up float8 in 14 bits.
+    return _shortened(product) if fast_accum and a.dtype in FP8 else product
 
 
 def _shortened(x: torch.Tensor) -> torch.Tensor:
@@ -120,10 +120,10 @@ def baseline(
         finally:
             torch.backends.cuda.matmul.allow_tf32 = before
         bias = None if bias is not None and a.dim() == b.dim() == 2 else bias
-    elif a.dtype in FP8 and _fits_scaled_mm(a, b):
+    elif _has_float8_cores(a) and _fits_scaled_mm(a, b, scale_a, dtype):
         if scale_a is None or scale_b is None:
             scale_a = scale_b = torch.ones((), device=a.device)
-        x = torch._scaled_mm(a, b, scale_a, scale_b, out_dtype=dtype)
+        x = torch._scaled_mm(a, b, scale_a, scale_b, out_dtype=dtype, use_fast_accum=fast_accum)
         scale_a = scale_b = None
     elif a.dtype == torch.int8 and a.is_cuda and a.dim() == b.dim() == 2 and _fits_int_mm(a, b):
         x = torch._int_mm(a, b)
@@ -134,10 +134,20 @@ def baseline(
     return finished(x, bias, activation, residual, scale_a, scale_b).to(dtype)
 
 
-def _fits_scaled_mm(a: torch.Tensor, b: torch.Tensor) -> bool:
-    by_row_and_column = a.dim() == b.dim() == 2 and a.stride(1) == 1 and b.stride(0) == 1
-    return a.is_cuda and by_row_and_column and a.shape[1] % 16 == 0 and b.shape[1] % 16 == 0 and a.numel() > 0
+def _has_float8_cores(a: torch.Tensor) -> bool:
+    return a.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(a.device) >= (8, 9)
+
+
+def _fits_scaled_mm(a: torch.Tensor, b: torch.Tensor, scale_a: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """torch's own rules: of float8 e4m3fn alone by itself, and a scale a row for results in bfloat16."""
+    if a.dtype != torch.float8_e4m3fn or a.dim() != 2 or b.dim() != 2 or not a.numel() or not b.numel():
+        return False
+    if scale_a is not None and scale_a.numel() > 1 and dtype != torch.bfloat16:
+        return False
+    by_row_and_column = a.stride(1) == 1 and b.stride(0) == 1
+    return by_row_and_column and a.shape[1] % 16 == 0 and b.shape[1] % 16 == 0
 
 
 def _fits_int_mm(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape[0] > 16 and a.shape[1] % 8 == 0 and b.shape[1] % 8 == 0
+    (rows, inner), columns = a.shape, b.shape[1]
+    return rows > 16 and inner > 0 and columns > 0 and inner % 8 == 0 and columns % 8 == 0

@@ -117,13 +117,15 @@ def signature(
     """
     parameters, options = split(function, config)
     constants = {**constexprs, **parameters}
-    constants.update({name: 1 for name, value in integers.items() if value == 1})
+    # Under the interpreter a function does not keep the list, and nothing is compiled.
+    specialized = {n: value for n, value in integers.items() if n not in getattr(function, "do_not_specialize", ())}
+    constants.update({name: 1 for name, value in specialized.items() if value == 1})
     types = {name: f"*{dtype}" for name, dtype in pointers.items()}
     types.update({name: "i32" if value < 2**31 else "i64" for name, value in integers.items()})
     types.update(dict.fromkeys(floats, "fp32"))
     types.update(dict.fromkeys(constants, "constexpr"))
     aligned = (name for name in pointers if name not in misaligned)
-    divisible = (*aligned, *(name for name, value in integers.items() if value % 16 == 0))
+    divisible = (*aligned, *(name for name, value in specialized.items() if value % 16 == 0))
     return Signature(
         function=function,
         types={name: types[name] for name in function.arg_names},

@@ -157,7 +157,7 @@ def run(
     }
     for step in _steps(sizes, config, bool(causal), softcap is not None, d_lse is not None):
         if step.programs:
-            launch(step.function, step.programs, *step.positional(values), config=config, **step.named())
+            launch(step.function, step.programs, *step.positional(values), config=step.config, **step.named())
     return dq, dk, dv
 
 
@@ -221,7 +221,6 @@ def compile_signature(problem: Problem, config: Config) -> tuple[Signature, ...]
     causal, softcap = bool(problem.get("causal", False)), bool(problem.get("softcap", False))
     return signatures(
         _steps(sizes, config, causal, softcap, has_d_lse=False),
-        config,
         dtype=str(problem["dtype"]),
         aligned=bool(problem.get("aligned", True)),
         offsets="fp32",

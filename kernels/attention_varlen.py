@@ -31,7 +31,8 @@ from autotune.kernels._masks import binding_window, score_factors, sequence
 from autotune.kernels._tensors import aligned, dtype_name, matrix_layout
 
 
-@triton.jit
+# Lengths change with every batch: code for each of their divisors would compile again and again.
+@triton.jit(do_not_specialize=["SQ", "TQ"])
 def _attention_varlen(
     q,  # (TQ, H, D)
     k,  # (TK, HKV, D)

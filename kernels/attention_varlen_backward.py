@@ -120,7 +120,7 @@ def run(
     }
     for step in _steps(sizes, config, bool(causal), d_lse is not None):
         if step.programs:
-            launch(step.function, step.programs, *step.positional(values), config=config, **step.named())
+            launch(step.function, step.programs, *step.positional(values), config=step.config, **step.named())
     return dq, dk, dv
 
 
@@ -208,7 +208,6 @@ def compile_signature(problem: Problem, config: Config) -> tuple[Signature, ...]
         sizes.update({f"stride_{name}{dim}": value for dim, value in strides.items()})
     return signatures(
         _steps(sizes, config, bool(problem.get("causal", False)), has_d_lse=False),
-        config,
         dtype=str(problem["dtype"]),
         aligned=bool(problem.get("aligned", True)),
         offsets="i32",

@@ -29,12 +29,10 @@ class Product:
     layout: str
     aligned: bool
     gated: bool
+    #: An activation or a residual comes after the product.
+    finished: bool
     tf32: bool
     batch_invariant: bool
-
-    @property
-    def is_float8(self) -> bool:
-        return self.dtype.startswith("float8")
 
     def tiles(self, config: Mapping[str, Value]) -> int:
         """Tiles of one part of K; a skinny tile holds all rows."""
@@ -74,6 +72,7 @@ def read(problem: Problem) -> Product:
         layout=str(problem.get("layout", "nn")),
         aligned=bool(problem.get("aligned", True)),
         gated=problem.get("activation", "none") == "swiglu",
+        finished=problem.get("activation", "none") != "none" or bool(problem.get("residual", False)),
         tf32=bool(problem.get("tf32", False)),
         batch_invariant=bool(problem.get("batch_invariant", False)),
     )
@@ -104,6 +103,8 @@ def no_descriptor(product: Product) -> str | None:
     for name, size, itemsize in rows:
         if size * itemsize % 16:
             return f"takes strides that are multiples of 16 bytes, and {name}'s are {size} x {itemsize} bytes"
+    if product.gated and b == "n" and result * product.itemsize % 16:
+        return f"takes halves of rows of 16 bytes or a multiple, and b's are {result} x {product.itemsize} bytes"
     return None
 
 

@@ -122,20 +122,35 @@ def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, V
     return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_stages": stages}
 
 
-def _least_warps(product: Product, device: Device) -> int:
-    """Eight where a thread of four would hold too many addresses, or bytes that mma.sync wants in another order."""
+def _least_warps(product: Product, device: Device, outputs: int) -> int:
+    """Eight where a thread of four would hold too many addresses, bytes that mma.sync wants in another order, or 128
+    outputs and what finishing them takes: with a bias, gelu and a residual a100 spills 536 B, and none of eight.
+    """
     turned = product.itemsize == 1 and product.layout != "nt" and not is_at_least(device, 90)
-    return 8 if turned or any(product.scattered) else 4
+    full = product.finished and outputs >= 128 * 4 * device.warp_size
+    return 8 if turned or full or any(product.scattered) else 4
 
 
 def _structure(sizes: dict[str, Value], problem: Problem, device: Device, ranges: Ranges) -> str:
     """Descriptors where they serve and programs have a second tile; in 8 bits where K is not to be split."""
-    product, tried = read(problem), {**sizes, "STRUCTURE": "descriptor", "EPILOGUE_SUBTILE": 1}
+    product = read(problem)
     if "descriptor" not in ranges["STRUCTURE"] or device.arch == "interpreter" or product.on_plain_cores(device):
         return "tiled"
+    tried: dict[str, Value] = {**sizes, "STRUCTURE": "descriptor", "EPILOGUE_SUBTILE": _pieces(product, ranges)}
     tiles = product.tiles(tried)
+    if product.batch_invariant:  # whose tile is not to be made smaller until it fits
+        least = Config({**tried, "num_stages": ranges["num_stages"][0]})
+        if shared_bytes(least, problem, device) > device.shared_bytes_per_block:
+            return "tiled"
     pays = tiles >= 2 * device.sm_count or (product.itemsize == 1 and 2 * tiles > device.sm_count)
     return "descriptor" if pays and structure_serves(Config(tried), problem, device) is None else "tiled"
+
+
+def _pieces(product: Product, ranges: Ranges) -> int:
+    """Half of a result of 32 bits at a time leaves room for a third stage, half of a finished one registers: h100
+    spills 344 B a thread of a whole one with a bias, gelu and a residual, and none of a half.
+    """
+    return largest_up_to(2 if product.out_itemsize == 4 or product.finished else 1, ranges, "EPILOGUE_SUBTILE")
 
 
 def _completed(chosen: dict[str, Value], product: Product, device: Device, ranges: Ranges) -> dict[str, Value]:
@@ -143,20 +158,18 @@ def _completed(chosen: dict[str, Value], product: Product, device: Device, range
     block_m, block_n, block_k = (int(chosen[name]) for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K"))
     tiles, rows = product.tiles(chosen), cdiv(product.M, block_m)
     skinny = chosen["STRUCTURE"] == "skinny"
+    outputs = block_n * (block_k if skinny else block_m)
     # Skinny programs are small: two of them share a multiprocessor.
     room = 1 if device.arch == "interpreter" else device.sm_count * (2 if skinny else 1)
     parts = min(room // max(1, tiles), cdiv(product.K, block_k) // LEAST_STEPS_A_PART)
     band = 4 if device.arch.startswith("gfx") else 8
     return {
         **{name: values[0] for name, values in ranges.items()},
-        # Half of a result of 32 bits at a time leaves room for a third stage.
-        **(
-            {"EPILOGUE_SUBTILE": 2} if 2 in ranges.get("EPILOGUE_SUBTILE", ()) and product.out_itemsize == 4 else {}
-        ),
+        **({"EPILOGUE_SUBTILE": _pieces(product, ranges)} if "EPILOGUE_SUBTILE" in ranges else {}),
         **chosen,
         "SPLIT_K": largest_up_to(parts, ranges, "SPLIT_K"),
         "GROUP_M": min((value for value in ranges["GROUP_M"] if rows <= int(value) <= band), default=band),
-        "num_warps": warps_for(block_n * (block_k if skinny else block_m), ranges, _least_warps(product, device)),
+        "num_warps": warps_for(outputs, ranges, _least_warps(product, device, outputs)),
     }
 
 

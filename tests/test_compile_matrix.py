@@ -6,7 +6,7 @@ import re
 import pytest
 
 from autotune import device, registry
-from autotune.compile import Compiled, assembly
+from autotune.compile import Compiled, assembly, refused
 from autotune.compile_pool import CompilePool
 from autotune.data import Config
 from autotune.search_spaces.gemm import SPACE, shared_bytes
@@ -54,12 +54,24 @@ def drawn(structure, problem, where):
 
 CELLS = list(cells())
 
+SQUARE = "M=4096,N=4096,K=4096,layout=nt,dtype=bfloat16"
+#: What is served untuned where most registers are taken: by what follows the product, and by masks along K.
+FULL = (
+    f"{SQUARE},bias=true,activation=gelu,residual=true",
+    f"{SQUARE},activation=swiglu",
+    SQUARE.replace("K=4096", "K=4100"),
+    "M=4096,N=4096,K=4100,layout=nt,dtype=float8_e5m2",
+)
+DEFAULTS = [(arch, text) for arch in DEVICES for text in FULL if "float8" not in text or arch != "sm_80"]
+
 
 @pytest.fixture(scope="module")
 def pool():
     with CompilePool("test") as pool:
         for cell in CELLS:
             pool.submit(*job(*cell.values))
+        for arch, text in DEFAULTS:
+            pool.submit(*default_job(arch, text))
         yield pool
 
 
@@ -73,6 +85,11 @@ def job(arch, dtype, structure):
     where = device.profile(DEVICES[arch])
     problem = problem_of(structure, dtype)
     return GEMM.entry, problem, drawn(structure, problem, where), where
+
+
+def default_job(arch, text):
+    where, problem = device.profile(DEVICES[arch]), GEMM.kernel.parse(text)
+    return GEMM.entry, problem, SPACE.default(problem, where), where
 
 
 def test_every_structure_has_its_cells():
@@ -92,6 +109,14 @@ def test_it_compiles_and_needs_no_more_than_the_space_says(pool, arch, dtype, st
     needs = outcome.resources
     assert needs.shared_bytes <= shared_bytes(config, problem, where) <= where.shared_bytes_per_block, config
     assert needs.registers > 0 and needs.spill_bytes is not None
+
+
+@pytest.mark.parametrize(("arch", "text"), DEFAULTS)
+def test_defaults_that_take_many_registers_are_worth_running(pool, arch, text):
+    entry, problem, config, where = default_job(arch, text)
+    outcome, _ = pool.result(entry, problem, config, where)
+    assert isinstance(outcome, Compiled), (config, outcome)
+    assert refused(outcome, where, "test") is None, config
 
 
 @pytest.mark.parametrize("arch", DEVICES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton.runtime.interpreter import InterpreterBuilder
 
 from autotune import device, ops, registry
 from autotune.compile import compile_config, refused
@@ -118,6 +119,26 @@ def test_a_window_hides_all_but_the_last_keys(page, window):
 def test_head_sizes_of_keys_and_values_may_differ():
     for size, values in ((16, 40), (40, 16), (192, 128), (1, 3)):
         assert_right(CONFIG, *case([50], size=size, values=values))
+
+
+@pytest.mark.parametrize("page", [3, 16, 32])
+def test_nothing_past_the_table_is_looked_up(page, monkeypatch):
+    """Pages are looked up one block ahead, and where the table ends memory may: addresses are watched."""
+    q, k, v, seq_lens, table = case([96], page=page)
+    memory = torch.full((table.numel() + 64,), 2**30, dtype=torch.int32)
+    memory[: table.numel()] = table[0]
+    first, end = (memory.data_ptr() + 4 * place for place in (0, table.numel()))
+    load, read = InterpreterBuilder.create_masked_load, []
+
+    def watched(builder, pointers, mask, *rest):
+        read.extend(pointers.data[mask.data].tolist())
+        return load(builder, pointers, mask, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", watched)
+    for splits in (1, 4):
+        config = Config({**CONFIG, "SPLIT_KV": splits})
+        assert_right(config, q, k, v, seq_lens, memory[None, : table.numel()])
+    assert max(address for address in read if first <= address < first + 4 * len(memory)) == end - 4
 
 
 def test_the_number_of_splits_changes_only_roundings():

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from torch.nn import functional as F
 import autotune
 from autotune import device, dispatch, ops, registry
 from autotune.compile import assembly
-from autotune.data import Config, UsageError
-from autotune.kernels import gemm
+from autotune.data import Config, Problem, UsageError
+from autotune.kernels import _gemm_problem, _gemm_reference, gemm
 from autotune.kernels._gemm_arguments import ACTIVATIONS
 from autotune.kernels._gemm_reference import baseline
 from autotune.kernels._tile import place
@@ -62,7 +63,7 @@ PROBLEMS = [
     "M=40,N=80,K=80,dtype=float32,layout=nt,bias=true,activation=swiglu,residual=true",
     "M=40,N=80,K=48,dtype=float16,B=2,layout=nn,activation=swiglu",
     "M=40,N=48,K=64,dtype=float8_e4m3fn,layout=nt,bias=true,scale=tensor,out=float16",
-    "M=40,N=48,K=64,dtype=float8_e5m2,residual=true,scale=row,out=float32",
+    "M=40,N=48,K=64,dtype=float8_e5m2,residual=true,scale=row,out=float32,fast_accum=true",
     "M=40,N=48,K=80,dtype=float8_e4m3fn,B=2,layout=nt,scale=row",
     "M=40,N=48,K=64,dtype=int8,layout=nt",
     "M=40,N=48,K=64,dtype=int8,B=2,bias=true,activation=relu,residual=true,scale=row",
@@ -78,11 +79,28 @@ def test_structures_match_the_reference(name, text, launched):
     problem = KERNEL.parse(text.replace("M=40", "M=12") if name.startswith("skinny") else text)
     args = KERNEL.inputs(problem, 3, "cpu")
     assert KERNEL.problem(*args) == problem
-    assert Oracle(KERNEL, args).fault(config_of(name, FAST_ACCUM="e5m2" in text)) is None
+    assert Oracle(KERNEL, args).fault(config_of(name)) is None
     expected = {name.split()[0]} | ({"reduce"} if "parts" in name else set())
     if name.startswith("descriptor") and not gemm.product_of(problem).fits_descriptors():
         expected = {"persistent"}
     assert set(launched) == expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_sums_of_few_bits_are_wrong_where_nobody_asked_for_them(asked):
+    problem = KERNEL.parse(f"M=16,N=16,K=512,dtype=float8_e5m2,layout=nt,out=float32,fast_accum={asked}".lower())
+    args = KERNEL.inputs(problem, 3, "cpu")
+    # 10 bits after the leading one.
+    short = replace(KERNEL, run=lambda config, a, b, *_: ((a.float() @ b.float()) * 2**-40).half().float() * 2**40)
+    fault = Oracle(short, args).fault(Config())
+    assert (fault is None) == asked, fault
+
+
+def test_halves_of_b_that_start_at_no_multiple_of_16_bytes_do_not_fit_descriptors():
+    text = "M=40,N=48,K=64,dtype=int8,layout=nn,activation=swiglu,scale=tensor"
+    assert not gemm.product_of(KERNEL.parse(text)).fits_descriptors()
+    for near in (text.replace("layout=nn", "layout=nt"), text.replace("N=48", "N=64")):
+        assert gemm.product_of(KERNEL.parse(near)).fits_descriptors(), near
 
 
 def test_of_these_problems_only_batches_do_not_fit_descriptors():
@@ -380,6 +398,7 @@ def test_bad_input_is_told_before_anything_runs(case, monkeypatch):
         ("M=4,N=5,K=4,dtype=float16,activation=swiglu", "N=5 must be even"),
         ("M=4,N=4,K=4,dtype=float16,scale=row", "scale=row is for float8 and int8"),
         ("M=4,N=4,K=4,dtype=float16,tf32=true", "tf32=true is for dtype=float32"),
+        ("M=4,N=4,K=4,dtype=int8,fast_accum=true", "fast_accum=true is for float8, not for dtype=int8"),
         ("M=4,N=4,K=4,dtype=int8,bias=true", "give out=bfloat16"),
         ("M=4,N=4,K=4,dtype=float16,out=int32", "a result in int32 is of dtype=int8"),
         ("M=4,N=4,K=4,dtype=int32", "dtype=int32 must be one of float16"),
@@ -393,7 +412,7 @@ def test_bad_problems_are_told(text, message):
 def test_what_is_the_default_is_not_spelled():
     a, b = X.half(), W.half()
     plain = "M=3,N=6,K=4,dtype=float16"
-    assert str(KERNEL.problem(a, b, out_dtype=torch.float16, allow_tf32=True)) == plain
+    assert str(KERNEL.problem(a, b, out_dtype=torch.float16, allow_tf32=True, fast_accum=True)) == plain
     assert (
         str(KERNEL.problem(a, b, out_dtype=torch.float32, bias=torch.ones(6))) == f"{plain},bias=true,out=float32"
     )
@@ -403,7 +422,7 @@ def test_what_is_the_default_is_not_spelled():
 
 def test_keys_tell_problems_apart():
     options = [{}, {"bias": torch.ones(6)}, {"activation": "relu"}, {"residual": torch.ones(3, 6)}]
-    options += [{"out_dtype": torch.half}, {"batch_invariant": True}, {"allow_tf32": True}]
+    options += [{"out_dtype": torch.half}, {"batch_invariant": True}, {"allow_tf32": True}, {"fast_accum": True}]
     assert len({KERNEL.key(X, W, **option) for option in options}) == len(options)
     scales = [(ONE, ONE), (torch.ones(3, 1), torch.ones(1, 6)), (None, None)]
     assert len({KERNEL.key(*FP8, scale_a=a, scale_b=b) for a, b in scales}) == len(scales)
@@ -447,14 +466,42 @@ def test_torchs_own_setting_decides_on_tf32(allowed, served):
     assert [args[9:] for args in served] == [(True,) if allowed else (), ()]
 
 
-def test_torchs_scaled_product_is_served(served):
+@pytest.mark.parametrize("fast", [True, False])
+def test_torchs_scaled_product_is_served(fast, served):
     a, b = torch.randn(16, 32).to(torch.float8_e4m3fn), torch.randn(16, 32).to(torch.float8_e4m3fn).T
     scale_a, scale_b = torch.rand(16, 1), torch.rand(1, 16)
     with autotune.route():
-        result = torch._scaled_mm(a, b, scale_a, scale_b, out_dtype=torch.bfloat16)
+        result = torch._scaled_mm(a, b, scale_a, scale_b, out_dtype=torch.bfloat16, use_fast_accum=fast)
     expected = ((a.float() @ b.float()) * scale_a * scale_b).bfloat16()
     torch.testing.assert_close(result, expected)
-    assert len(served) == 1
+    assert [args[10:] for args in served] == [(True,) if fast else ()]
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("dtype=float8_e4m3fn", True),
+        ("dtype=float8_e4m3fn,scale=tensor,out=float32", True),
+        ("dtype=float8_e4m3fn,scale=row", True),
+        ("dtype=float8_e4m3fn,scale=row,out=float16", False),
+        ("dtype=float8_e5m2", False),
+        ("dtype=float8_e4m3fn,K=24", False),
+        ("dtype=float8_e4m3fn,layout=nn", False),
+        ("dtype=int8", True),
+        ("dtype=int8,M=16", False),
+        ("dtype=int8,K=0", False),
+        ("dtype=int8,K=36", False),
+        ("dtype=int8,N=36", False),
+    ],
+)
+def test_torchs_product_of_8_bits_is_the_baseline_where_torch_takes_it(text, fits):
+    problem = KERNEL.make(**{"M": 32, "N": 32, "K": 32, "layout": "nt", **Problem.parse(text)})
+    a, b, _, _, _, scale_a, *_ = (*KERNEL.inputs(problem, 0, "cpu"), *[None] * 8)
+    if a.dtype == torch.int8:
+        assert _gemm_reference._fits_int_mm(a, b) == fits
+    else:
+        dtype = getattr(torch, _gemm_problem.out_dtype(problem))
+        assert _gemm_reference._fits_scaled_mm(a, b, scale_a, dtype) == fits
 
 
 def test_the_baseline_computes_the_same():
@@ -502,7 +549,7 @@ def test_the_skinny_loop_reads_16_bytes_at_a_time_and_shuffles_nothing(worker):
     assert re.search(r"ld\.global[.\w:]*\.v4", loop) and "shfl" not in loop
 
 
-def test_float8_is_taken_over_into_float32_on_request(worker):
+def test_float8_is_taken_over_into_float32_unless_its_own_bits_will_do(worker):
     text = SQUARE.replace("float16", "float8_e4m3fn") + ",scale=row"
-    fast, exact = (assembled(worker, "h100", text, BLOCK_K=128, FAST_ACCUM=fast) for fast in (True, False))
+    fast, exact = (assembled(worker, "h100", text + flag, BLOCK_K=128) for flag in (",fast_accum=true", ""))
     assert exact.count("add.f32") - fast.count("add.f32") >= 128

@@ -1,7 +1,10 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from autotune import ops
+from autotune import ops, route
 from autotune.kernels._bsr import BsrWeight
 
 MATMUL_SHAPES = [
@@ -287,3 +290,33 @@ def test_unused_lse_costs_no_gradient(monkeypatch):
     lse.sum().backward()
     assert [d_lse is None for _, d_lse, *_ in seen] == [True, False]
     assert not seen[1][0].any()
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_activation_checkpointing(routed):
+    x, layer = leaf(3, 5), torch.nn.Linear(5, 6)
+    expected = torch.autograd.grad(layer(x).square().sum(), x)
+
+    def called(x):
+        return layer(x) if routed else ops.matmul(x, layer.weight.mT, bias=layer.bias)
+
+    where = route if routed else nullcontext
+    with where():
+        result = checkpoint(called, x, use_reentrant=False, context_fn=lambda: (nullcontext(), where()))
+    torch.testing.assert_close(torch.autograd.grad(result.square().sum(), x), expected)
+
+
+def test_what_has_no_gradient_says_so():
+    q, k, v = attention_inputs(grad=True)
+    (slope,) = torch.autograd.grad(ops.attention(q, k, v).square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="attention_backward has no gradient; detach"):
+        slope.sum().backward()
+    out = ops.decode_attention(leaf(1, 1, 2, 8), torch.ones(1, 4, 2, 8), torch.ones(1, 4, 2, 8), torch.tensor([3]))
+    with pytest.raises(RuntimeError, match="decode_attention has no gradient"):
+        out.sum().backward()
+
+
+def test_gradients_of_tensors_without_data_have_their_shapes():
+    a = torch.randn(3, 4, device="meta", requires_grad=True)
+    ops.matmul(a, torch.randn(4, 5, device="meta")).sum().backward()
+    assert a.grad.shape == a.shape and a.grad.is_meta

@@ -80,6 +80,16 @@ def test_the_backward_pass_is_recorded():
     assert shapes == ["gemm M=5,N=8,K=6", "gemm M=6,N=5,K=8", "gemm M=6,N=8,K=5"] and set(seen.values()) == {1}
 
 
+def test_operators_without_a_torch_call_are_recorded():
+    q, k, v = (torch.randn(1, 2, 4, 8, requires_grad=True) for _ in range(3))
+    seen = recorded(lambda: autotune.ops.attention(q, k, v).sum().backward())
+    problem = "B=1,H=2,HKV=2,SQ=4,SK=4,D=8,dtype=float32"
+    assert seen == {f"attention {problem}": 1, f"attention_backward {problem}": 1}
+    cache = torch.randn(1, 16, 2, 8)
+    decode = recorded(lambda: autotune.ops.decode_attention(cache[:, :1], cache, cache, torch.tensor([3])))
+    assert decode == {"decode_attention B=1,H=2,HKV=2,SK=16,D=8,dtype=float32": 1}
+
+
 def test_what_cannot_be_served_is_told_with_the_reason():
     q = torch.randn(1, 2, 4, 8)
     with autotune.record() as workload, torch.no_grad():
