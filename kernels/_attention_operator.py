@@ -34,6 +34,8 @@ def check_heads_and_kinds(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> 
     if not q.dtype == k.dtype == v.dtype or not q.device == k.device == v.device:
         kinds = ", ".join(f"{tensor.dtype} on {tensor.device}" for tensor in (q, k, v))
         raise ValueError(f"q, k and v are {kinds}; convert them to one")
+    if q.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"q is {q.dtype}; attention takes float16, bfloat16, float32 and float64")
 
 
 def attention(

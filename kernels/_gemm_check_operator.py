@@ -104,3 +104,24 @@ def check_out(out: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, dev
     _check_addend("out", out, shape, dtype, device)
     if not out.is_contiguous():
         raise ValueError(f"out has strides {out.stride()}; it must be contiguous")
+
+
+def check_apart(out: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """:raises ValueError: if one of them lies in memory that ``out`` is written to; only where there is memory."""
+    start, end = _reach(out)
+    for name, tensor in tensors.items():
+        if tensor is None or not tensor.numel() or not out.numel():
+            continue
+        # Each of its elements is read just before the result is written in its place.
+        in_place = name == "residual" and (tensor.data_ptr(), tensor.stride()) == (out.data_ptr(), out.stride())
+        first, last = _reach(tensor)
+        if first < end and start < last and not in_place:
+            raise ValueError(
+                f"out shares memory with {name}, which is still read while it is written; pass another"
+            )
+
+
+def _reach(tensor: torch.Tensor) -> tuple[int, int]:
+    """Addresses of its first byte, and of the one past its last."""
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()

@@ -46,10 +46,12 @@ def matmul(
     :param scale_b: as ``scale_a``, and given with it: one number, or one a column, (1, N)
     :param out_dtype: float16, bfloat16 or float32, for int8 without anything else int32; default that of a and b,
         for float8 and scaled int8 bfloat16, for int8 int32
-    :param batch_invariant: the bits of a row depend on no other row, nor on how many there are
+    :param batch_invariant: the bits of a row depend on no other row, nor on how many there are; a promise of the
+        kernel, which torch does not make where it computes (float64, a CPU, what a device cannot run)
     :param allow_tf32: float32 operands may be rounded to the 10 bits of tf32, which is never the default
     :param fast_accum: float8 products may be added up in the tensor cores' own 14 bits (sm_90)
-    :param out: where to write the result; contiguous, and without gradients
+    :param out: where to write the result: contiguous, apart from the other tensors (but ``out=residual`` adds in
+        place), and without gradients
     :raises ValueError: if the arguments don't fit together.
     """
     check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)

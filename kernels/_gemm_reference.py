@@ -23,9 +23,10 @@ def reference(
     allow_tf32: bool = False,
     fast_accum: bool = False,
 ) -> torch.Tensor:
-    """Added up in float32 and rounded once, as the kernels do; all in float64 where a floating tensor is."""
+    """Added up in float32 and rounded once, as the kernels do; all in float64 where the floating tensors are."""
     tensors = (a, b, bias, residual, scale_a, scale_b)
-    if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
+    floating = {tensor.dtype for tensor in tensors if tensor is not None and tensor.is_floating_point()}
+    if floating == {torch.float64}:
         # Those that verification has widened, whose out_dtype is no longer theirs.
         product = torch.matmul(a.double(), b.double())
         return finished(product, bias, activation, residual, scale_a, scale_b).contiguous()

@@ -16,7 +16,7 @@ import torch
 from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
 from autotune.kernels._gemm_arguments import FP8, result_dtype, result_shape, scale_kind
-from autotune.kernels._gemm_check_operator import check, check_out
+from autotune.kernels._gemm_check_operator import check, check_apart, check_out
 from autotune.kernels._gemm_operator import OPERATOR, SERVES
 from autotune.kernels._gemm_plan import Product, launches
 from autotune.kernels._gemm_problem import FIELDS, inputs, product_of, rule, work
@@ -140,9 +140,11 @@ def run(
     dtype, shape = result_dtype(a, scale_a, out_dtype), result_shape(a, b, activation)
     if out is not None:
         check_out(out, shape, dtype, a.device)
+        check_apart(out, a=a, b=b, bias=bias, residual=residual, scale_a=scale_a, scale_b=scale_b)
     c = torch.empty(shape, dtype=dtype, device=a.device) if out is None else out
     if must_widen(tiled, a) or must_widen(tiled, c):
-        wide_a, wide_b, wide_bias, wide_residual = (_widened(tensor) for tensor in (a, b, bias, residual))
+        wide_a, wide_b = _widened(a), _widened(b)
+        wide_bias, wide_residual = (None if tensor is None else tensor.float() for tensor in (bias, residual))
         extras = wide_bias, activation, wide_residual, scale_a, scale_b, torch.float32
         return c.copy_(run(config, wide_a, wide_b, *extras, batch_invariant, allow_tf32, fast_accum))
     if not c.numel():
@@ -186,8 +188,8 @@ def run(
     return c
 
 
-def _widened(tensor: Any) -> Any:
-    return tensor.float() if tensor is not None and tensor.dtype == torch.bfloat16 else tensor
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _dense(tensor: torch.Tensor | None) -> torch.Tensor | None:

@@ -65,7 +65,8 @@ _DEFAULTS: Mapping[str, tuple[Mapping[int, _Tile], Mapping[int, _Tile]]] = {
     ),
     "sm_100": (
         {
-            64: (32, 128, 128, 64, 3, 8),
+            # With window and soft cap it compiles in 12 s, with a third stage in 17 and spills 168 B.
+            64: (32, 128, 128, 32, 2, 8),
             128: (32, 64, 128, 64, 2, 8),
             255: (16, 32, 32, 16, 2, 4),
             256: (32, 32, 64, 32, 2, 8),

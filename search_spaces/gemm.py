@@ -123,8 +123,8 @@ def _tile_sizes(product: Product, device: Device, ranges: Ranges) -> dict[str, V
 
 
 def _least_warps(product: Product, device: Device, outputs: int) -> int:
-    """Eight where a thread of four would hold too many addresses, bytes that mma.sync wants in another order, or 128
-    outputs and what finishing them takes: with a bias, gelu and a residual a100 spills 536 B, and none of eight.
+    """Eight where a thread of four would hold too many addresses, bytes that mma.sync wants in another order, or
+    128 outputs and what finishing them takes: with a bias, gelu and a residual a100 spills 536 B, of eight none.
     """
     turned = product.itemsize == 1 and product.layout != "nt" and not is_at_least(device, 90)
     full = product.finished and outputs >= 128 * 4 * device.warp_size

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune import device, registry
+from autotune import device, ops, registry
 from autotune.compile import assembly, compile_config, refused
 from autotune.data import Config
 from autotune.kernels._attention_reference import seen_pairs, visible
@@ -439,3 +439,22 @@ def test_a_launch_finds_what_was_compiled_ahead(worker, loaded, text, profile, c
     ahead, launches, compiled_again = worker.call(compile_and_launch, *task, timeout_s=120)
     assert launches == ahead
     assert compiled_again == 0
+
+
+def test_integers_are_refused_and_no_length_is_too_long():
+    with pytest.raises(ValueError, match=r"q is torch\.int32; attention takes float16"):
+        ops.attention(*[torch.ones(1, 2, 4, 8, dtype=torch.int32)] * 3)
+    q, offsets = torch.randn(3, 2, 16), torch.tensor([0, 3], dtype=torch.int32)
+    out = ops.attention_varlen(q, q, q, offsets, offsets, 2**20, 2**20)
+    torch.testing.assert_close(out, ops.attention_varlen(q, q, q, offsets, offsets, 3, 3))
+
+
+def test_a_length_that_is_worked_out_on_the_way_is_traced():
+    def packed(q, offsets):
+        longest = int(offsets.diff().max())
+        return ops.attention_varlen(q, q, q, offsets, offsets, longest, longest)
+
+    q, offsets = torch.randn(7, 2, 16), torch.tensor([0, 3, 7], dtype=torch.int32)
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        traced = torch.compile(packed, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(traced(q, offsets), packed(q, offsets))

@@ -88,10 +88,10 @@ def test_structures_match_the_reference(name, text, launched):
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_sums_of_few_bits_are_wrong_where_nobody_asked_for_them(asked):
-    problem = KERNEL.parse(f"M=16,N=16,K=512,dtype=float8_e5m2,layout=nt,out=float32,fast_accum={asked}".lower())
+    problem = KERNEL.make(M=16, N=16, K=512, dtype="float8_e5m2", out="float32", fast_accum=asked)
     args = KERNEL.inputs(problem, 3, "cpu")
     # 10 bits after the leading one.
-    short = replace(KERNEL, run=lambda config, a, b, *_: ((a.float() @ b.float()) * 2**-40).half().float() * 2**40)
+    short = replace(KERNEL, run=lambda config, a, b, *_: (a.float() @ b.float()).half().float())
     fault = Oracle(short, args).fault(Config())
     assert (fault is None) == asked, fault
 
@@ -291,6 +291,27 @@ def test_results_go_where_they_are_wanted():
         out = torch.full((5, 8), float("nan"))
         assert KERNEL.run(config_of(name), a.float(), b.float(), out=out) is out
         torch.testing.assert_close(out, a.float() @ b.float())
+
+
+def test_a_result_shares_no_memory_with_what_is_still_read():
+    rows = torch.randn(33, 16)
+    a, b, residual = rows[:16], torch.randn(16, 16), torch.randn(16, 16)
+    for out, name in ((a, "a"), (rows[1:17], "a"), (b, "b")):
+        with pytest.raises(ValueError, match=f"out shares memory with {name}, which is still read"):
+            ops.matmul(a, b, out=out)
+    with pytest.raises(ValueError, match="out shares memory with residual"):
+        ops.matmul(torch.randn(16, 16), b, residual=rows[:16], out=rows[1:17])
+    expected = a @ b + residual
+    assert ops.matmul(a, b, residual=residual, out=residual) is residual
+    torch.testing.assert_close(residual, expected)
+
+
+def test_what_is_added_may_be_of_another_16_bit_dtype_than_the_operands():
+    a, b = torch.randn(4, 16).bfloat16(), torch.randn(16, 6).bfloat16()
+    bias, residual = torch.randn(6).half(), torch.randn(4, 6).half()
+    result = ops.matmul(a, b, bias=bias, residual=residual, out_dtype=torch.float16)
+    exact = a.double() @ b.double() + bias.double() + residual.double()
+    torch.testing.assert_close(result, exact.half(), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
