@@ -138,6 +138,8 @@ class Kernel:
     tolerances: Mapping[str, Tolerance]
     #: One per launch, in order.
     signature: Callable[[Problem, Config], Signature | tuple[Signature, ...]]
+    #: args -> result that is off by as much as hardware may be; candidates are held to it. None: the reference.
+    peer: Callable[..., Any] | None = None
     #: args -> result, what torch users run today; timed beside the kernel. None: the reference.
     baseline: Callable[..., Any] | None = None
     #: A rule over several fields: None, or what a problem breaks ("HKV=3 must divide H=8").

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from autotune.kernels._gemm_arguments import FP8, result_dtype
@@ -23,7 +25,7 @@ def reference(
     allow_tf32: bool = False,
     fast_accum: bool = False,
 ) -> torch.Tensor:
-    """Added up in float32 and rounded once, as the kernels do; all in float64 where the floating tensors are."""
+    """Added up in float32 and rounded once; all in float64 where the floating tensors are."""
     tensors = (a, b, bias, residual, scale_a, scale_b)
     floating = {tensor.dtype for tensor in tensors if tensor is not None and tensor.is_floating_point()}
     if floating == {torch.float64}:
@@ -33,32 +35,54 @@ def reference(
     check(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
     dtype = result_dtype(a, scale_a, out_dtype)
     follows = any(value is not None for value in (bias, activation, residual, scale_a))
-    if dtype == a.dtype and not follows and not allow_tf32:
+    if dtype == a.dtype and not follows:
         return torch.matmul(a, b).contiguous()
-    product = _product(a, b, allow_tf32, fast_accum)
-    if dtype == torch.int32:
-        return product.to(dtype).contiguous()
-    if a.dtype in _TABLE:
-        product = product.float()
-    return finished(product, bias, activation, residual, scale_a, scale_b).to(dtype).contiguous()
+    return _rounded(_product(a, b), dtype, bias, activation, residual, scale_a, scale_b)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, allow_tf32: bool, fast_accum: bool) -> torch.Tensor:
+def peer(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    residual: torch.Tensor | None = None,
+    scale_a: torch.Tensor | None = None,
+    scale_b: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    batch_invariant: bool = False,
+    allow_tf32: bool = False,
+    fast_accum: bool = False,
+) -> torch.Tensor:
+    """As :func:`reference`, but off by what tensor cores are: operands of tf32, sums of float8."""
+    if allow_tf32 and a.dtype == torch.float32:
+        product = torch.matmul(_shortened(a, 10), _shortened(b, 10))
+    elif a.dtype in FP8:
+        # sm_90 keeps 14 bits of a sum until float32 takes it over, every 128 products or with fast_accum never.
+        product = _shortened(_product(a, b), 10 if fast_accum else 13)
+    else:
+        return reference(a, b, bias, activation, residual, scale_a, scale_b, out_dtype)
+    dtype = result_dtype(a, scale_a, out_dtype)
+    return _rounded(product, dtype, bias, activation, residual, scale_a, scale_b)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.dtype == torch.int8:
         return torch.matmul(a.double(), b.double())  # exact, and torch multiplies no integers on a GPU
-    if a.dtype not in _TABLE:
-        return torch.matmul(a, b)
-    wide_a, wide_b = a.float(), b.float()
-    if allow_tf32 and a.dtype == torch.float32:
-        return torch.matmul(_shortened(wide_a), _shortened(wide_b))
-    product = torch.matmul(wide_a, wide_b)
-    # Left to themselves, the tensor cores of sm_90 add up float8 in 14 bits.
-    return _shortened(product) if fast_accum and a.dtype in FP8 else product
+    return torch.matmul(a.float(), b.float()) if a.dtype in _TABLE else torch.matmul(a, b)
 
 
-def _shortened(x: torch.Tensor) -> torch.Tensor:
-    """float32 rounded to the 10 bits of tf32; infinities and NaN as they are."""
-    short = ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+def _rounded(product: torch.Tensor, dtype: torch.dtype, *follows: Any) -> torch.Tensor:
+    if dtype == torch.int32:
+        return product.to(dtype).contiguous()
+    if product.dtype == torch.float64 and dtype != torch.float64:
+        product = product.float()  # of int8
+    return finished(product, *follows).to(dtype).contiguous()
+
+
+def _shortened(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """float32 rounded to so many bits after the first; infinities and NaN as they are."""
+    half = 1 << (22 - bits)
+    short = ((x.view(torch.int32) + half) & -2 * half).view(torch.float32)
     return torch.where(x.isfinite(), short, x)
 
 

@@ -20,7 +20,7 @@ from autotune.kernels._gemm_check_operator import check, check_apart, check_out
 from autotune.kernels._gemm_operator import OPERATOR, SERVES
 from autotune.kernels._gemm_plan import Product, launches
 from autotune.kernels._gemm_problem import FIELDS, inputs, product_of, rule, work
-from autotune.kernels._gemm_reference import baseline, reference
+from autotune.kernels._gemm_reference import baseline, peer, reference
 from autotune.kernels._gemm_tiled import tiled
 from autotune.kernels._launch import TRITON_NAMES, launch, multiprocessors, must_widen, signature
 from autotune.kernels._tensors import DTYPE_NAMES, aligned, dtype_name, matrix_layout
@@ -230,6 +230,7 @@ KERNEL = Kernel(
     inputs=inputs,
     run=run,
     reference=reference,
+    peer=peer,
     baseline=baseline,
     work=work,
     problems=(
