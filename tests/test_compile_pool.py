@@ -105,7 +105,15 @@ def test_closing_kills_what_runs_and_calls_it_no_failure(pool):
     closing.close()
 
 
-def test_ctrl_c_while_waiting_leaves_no_process(pool):
+@pytest.fixture
+def interruptible():
+    """A shell makes what it starts in the background ignore Ctrl-C, and Python goes by that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_waiting_leaves_no_process(pool, interruptible):
     before = processes()
     with pytest.raises(KeyboardInterrupt), CompilePool("sweep-1", processes=1) as interrupted:
         outcome(interrupted)
