@@ -100,6 +100,12 @@ class Config(_Record):
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in sorted(self._values.items()))})"
 
+    @property
+    def provider(self) -> str | None:
+        """The name in ``provider=NAME``, a config that launches no kernel (:class:`~autotune.kernel.Provider`)."""
+        name = self._values.get("provider")
+        return name if isinstance(name, str) else None
+
     @classmethod
     def parse(cls, text: str) -> Config:
         """:raises UsageError: if ``text`` is not a JSON object of ints, bools and strings."""
@@ -287,10 +293,7 @@ Source: TypeAlias = Literal["tuned", "nearest", "predicted", "default", "referen
 
 @dataclass(frozen=True)
 class Choice:
-    """What dispatch launches, where it comes from and why.
-
-    ``reference`` means that no kernel runs: torch computes it, and ``config`` is empty.
-    """
+    """What dispatch launches, where it comes from and why; for ``reference``, torch, ``config`` is empty."""
 
     config: Config
     source: Source

@@ -19,15 +19,19 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
     for winner in winners:
         if winner.problem == problem and _unusable(winner, loaded, problem, device) is None:
             version = f" with triton {winner.triton}" if winner.triton else ""
-            return Choice(winner.config, "tuned", f"measured {winner.score_ms:.4g} ms ({winner.protocol}){version}")
+            why = f"measured {winner.score_ms:.4g} ms ({winner.protocol}){version}"
+            return Choice(winner.config, "tuned", why)
     refused = refusal(loaded, problem, device, winners)
     notes = [] if refused is None else [refused]
     near = [
         (distance, winner)
         for winner in winners
-        if winner.problem != problem and (distance := _distance(loaded, problem, winner.problem)) is not None
+        if winner.problem != problem
+        and (distance := _distance(loaded, problem, winner.problem)) is not None
+        and not _beyond_the_flip(winner, loaded, problem)
     ]
-    for distance, winner in sorted(near, key=lambda pair: (pair[0], str(pair[1].problem), str(pair[1].config))):
+    # Equals stay as they are: the winners of one problem by their protocols.
+    for distance, winner in sorted(near, key=lambda pair: (pair[0], str(pair[1].problem))):
         text = str(winner.problem)
         why_not = _unusable(winner, loaded, problem, device)
         if why_not is None:
@@ -47,7 +51,7 @@ def refusal(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Win
 def _unusable(winner: Winner, loaded: Loaded, problem: Problem, device: Device) -> str | None:
     if winner.source != loaded.source:
         return "was measured on other kernel code"
-    why_not = loaded.space.why_not(winner.config, problem, device)
+    why_not = loaded.why_not(winner.config, problem, device)
     return None if why_not is None else f"is not allowed here: {why_not}"
 
 
@@ -65,6 +69,14 @@ def _distance(loaded: Loaded, a: Problem, b: Problem) -> float | None:
                 return None
             total += apart
     return total if total <= 3 * limit else None
+
+
+def _beyond_the_flip(winner: Winner, loaded: Loaded, problem: Problem) -> bool:
+    """Whether a provider won at a larger density than the problem's, where the kernel had more to do."""
+    along = loaded.kernel.flips
+    if along is None or winner.config.provider is None:
+        return False
+    return problem.integer(along, 0) < winner.problem.integer(along, 0)
 
 
 def _size(default: Any) -> int | None:

@@ -12,11 +12,12 @@ import threading
 import warnings
 from collections.abc import Hashable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from autotune import locate, registry
+from autotune.break_even import break_even
 from autotune.data import Choice, Config, Device, Problem, UsageError
 from autotune.decide import decide, refusal
 from autotune.kernel import Kernel
@@ -55,16 +56,19 @@ class Dispatcher:
     def run(self, name: str, /, *args: Any, out: torch.Tensor | None = None, **kwargs: Any) -> Any:
         choice = self.choose(name, *args, **kwargs)
         kernel, _ = self.known[name]
-        if choice.source != "reference":
+        provider = choice.config.provider
+        if choice.source != "reference" and provider is None:
             # Few kernels take one.
             return kernel.run(choice.config, *args, **kwargs, **({} if out is None else {"out": out}))
         import torch
 
+        in_torch = kernel.reference if provider is None else kernel.providers[provider].run
         # As a kernel's result, which has no history either; operators add their gradient above this.
         with torch.no_grad():
-            result = kernel.reference(*args, **kwargs)
-        # Only now is it known that torch can: a mistake must not decide for right calls that have the same key.
-        self._keep(name, choice, args, kwargs)
+            result = in_torch(*args, **kwargs)
+        if provider is None:
+            # Only now is it known that torch can: a mistake must not decide for right calls that have the same key.
+            self._keep(name, choice, args, kwargs)
         return result if out is None else out.copy_(result)
 
     def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
@@ -116,6 +120,17 @@ class Dispatcher:
             path = locate.for_reading(self.path)
             self._warn(f"{loaded.name} {problem} in {path}: {refused}; it is not used. Tune again")
         return decide(loaded, problem, where, winners)
+
+    def explain_fully(self, loaded: Loaded, problem: Problem, where: Device) -> Choice:
+        """Like :meth:`explain`, with what is recorded of the break-even between the kernel and its providers."""
+        choice = self.explain(loaded, problem, where)
+        if choice.source == "reference":
+            return choice  # there is nothing to choose
+        try:
+            told = break_even(loaded, problem, where, locate.for_reading(self.path), self.objective)
+        except (sqlite3.Error, OSError, ValueError):
+            told = None  # winners() has said so
+        return choice if told is None else replace(choice, why=f"{choice.why}; {told}")
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"autotune: {message}", RuntimeWarning, stacklevel=3)
@@ -202,9 +217,12 @@ def explain(kernel: str, /, *args: Any, device: Device | None = None, **kwargs: 
     """
     loaded = registry.load(kernel)
     if len(args) != 1 or not isinstance(args[0], str | Problem):
-        return _dispatcher.choose(kernel, *args, **kwargs)
+        choice = _dispatcher.choose(kernel, *args, **kwargs)
+        if choice.source == "reference":
+            return choice
+        return _dispatcher.explain_fully(loaded, loaded.kernel.problem(*args, **kwargs), device or _here())
     problem = loaded.kernel.parse(str(args[0]))
-    return _dispatcher.explain(loaded, problem, device or _here())
+    return _dispatcher.explain_fully(loaded, problem, device or _here())
 
 
 def _here() -> Device:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from autotune.data import FLOATS, Config, Problem, UsageError, Value
+from autotune.data import FLOATS, Config, Device, Problem, UsageError, Value
 
 if TYPE_CHECKING:
     import torch
@@ -24,12 +24,12 @@ class Field:
     minimum: int = 0
     #: Row numbers are 32-bit in the kernels, and the last tile reaches past the end.
     maximum: int = 2**31 - 512
-    #: For a choice, or a dtype that is not one of the usual floating-point ones.
+    #: For a choice, a size in steps (a density), or a dtype that is not one of the usual floating-point ones.
     choices: tuple[Value, ...] = ()
 
     def check(self, value: Value) -> str | None:
         """None if ``value`` will do, else the rule."""
-        if self.kind == "size":
+        if self.kind == "size" and not self.choices:
             inside = type(value) is int and self.minimum <= value <= self.maximum
             return None if inside else f"must be an integer from {self.minimum} to {self.maximum}"
         if self.kind == "flag":
@@ -115,6 +115,19 @@ class Serves:
 
 
 @dataclass(frozen=True)
+class Provider:
+    """Another road to a kernel's result, in torch: a dense product, say. Timed as configs are, served if faster.
+
+    It is what the config ``provider=NAME`` stands for.
+    """
+
+    #: args -> result, as the kernel's ``run`` gives it. Verified like a config.
+    run: Callable[..., Any]
+    #: None, or why it can't serve the problem on the device.
+    unavailable: Callable[[Problem, Device], str | None] = lambda problem, device: None
+
+
+@dataclass(frozen=True)
 class Kernel:
     """Everything the tuner, the dispatcher and the tests need to know of one kernel.
 
@@ -142,11 +155,20 @@ class Kernel:
     peer: Callable[..., Any] | None = None
     #: args -> result, what torch users run today; timed beside the kernel. None: the reference.
     baseline: Callable[..., Any] | None = None
+    #: Other roads to the result, by name.
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    #: The size with which the kernel's time grows and its providers' does not, so that the choice flips along it.
+    flips: str | None = None
     #: A rule over several fields: None, or what a problem breaks ("HKV=3 must divide H=8").
     rule: Callable[[Problem], str | None] = lambda problem: None
     operator: Operator | None = None
     #: torch callables (functions, or ``torch.ops.aten`` packets) -> how this kernel serves them.
     serves: Mapping[Any, Serves] = field(default_factory=dict)
+
+    def compute(self, config: Config, *args: Any) -> Any:
+        """The result on ``args`` by ``config``, be it the kernel's own or a provider's name."""
+        name = config.provider
+        return self.run(config, *args) if name is None else self.providers[name].run(*args)
 
     @property
     def sizes(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from autotune import device, worker
 from autotune.candidate import Measured
 from autotune.data import Config, Device, Failure, Outcome, Problem, Reason, Timing
 from autotune.guard import copied, storages
-from autotune.protocol import Protocol
+from autotune.protocol import Protocol, of_provider
 from autotune.registry import Entry
 from autotune.rung import Rung
 from autotune.stopwatch import clones, stopwatch_for
@@ -39,6 +39,14 @@ class Setting:
     where: str
     protocol: Protocol
     seed: int = 0
+
+    def of(self, config: Config) -> Setting:
+        """How this config is measured."""
+        return (
+            self
+            if config.provider is None
+            else replace(self, protocol=Protocol.parse(of_provider(str(self.protocol))))
+        )
 
     def sets(self, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """The arguments, and as many clones of them as the protocol rotates over."""
@@ -73,6 +81,7 @@ def evaluate(
     """
     with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
+        setting = setting.of(config)
         begun = time.perf_counter()
         failure = caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
         seconds = {Rung.VERIFY.value: time.perf_counter() - begun}
@@ -82,7 +91,7 @@ def evaluate(
         begun = time.perf_counter()
 
         def time_it() -> tuple[Timing, Rung]:
-            stopwatch = setting.stopwatch(partial(oracle.kernel.run, config), setting.sets(oracle.inputs()))
+            stopwatch = setting.stopwatch(partial(oracle.kernel.compute, config), setting.sets(oracle.inputs()))
             return time_one(stopwatch, setting.protocol, best_ms, TIMING_SECONDS)
 
         timed = caught(time_it, setting.protocol)
@@ -102,7 +111,7 @@ def evaluate_in_turns(
             # All on the same inputs: a kernel leaves them as they are.
             sets = setting.sets(oracle.inputs())
             stopwatches = {
-                config: setting.stopwatch(partial(oracle.kernel.run, config), sets) for config in configs
+                config: setting.stopwatch(partial(oracle.kernel.compute, config), sets) for config in configs
             }
             return time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
 
@@ -113,6 +122,7 @@ def verify(entry: Entry, problem: Problem, config: Config, setting: Setting) -> 
     """The verdict alone, without a time."""
     with current(setting.where):
         oracle = prepare(entry, problem, setting.seed, setting.where)
+        setting = setting.of(config)
         return caught(partial(_verdict, oracle, config, setting.protocol), setting.protocol)
 
 

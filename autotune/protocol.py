@@ -11,9 +11,9 @@ import numpy
 
 from autotune.data import UsageError
 
-#: ``wall``: the host's clock around a call. ``cudagraph``: replays of a CUDA graph, without launch cost.
-#: ``eager``: one launch at a time.
-Clock: TypeAlias = Literal["wall", "cudagraph", "eager"]
+#: ``wall``: the host's clock around a call of an interpreted kernel. ``native``: around a call of anything else.
+#: ``cudagraph``: replays of a CUDA graph, without launch cost. ``eager``: one launch at a time.
+Clock: TypeAlias = Literal["cudagraph", "eager", "wall", "native"]
 Objective: TypeAlias = Literal["throughput", "latency"]
 
 #: Whoever changes how a time is taken raises this: older times don't compare with newer ones then.
@@ -73,13 +73,15 @@ def objective_of(text: str) -> Objective:
     return "latency" if _parts(text)[1] == "latency" else "throughput"
 
 
-def preference(text: str) -> tuple[int, str]:
-    """Sorts protocols of one objective: the newest version first, then graphs before single launches.
+def preference(text: str) -> tuple[int, int]:
+    """Sorts protocols of one objective: the newest version first, then by clock: graphs before single launches.
 
     :raises UsageError: if ``text`` names no protocol.
     """
     clock, _, version = _parts(text)
-    return -int(version), clock
+    clocks = get_args(Clock)
+    # A recorded table's has none of these.
+    return -int(version), clocks.index(clock) if clock in clocks else len(clocks)
 
 
 def _parts(text: str) -> tuple[str, str, str]:
@@ -89,6 +91,17 @@ def _parts(text: str) -> tuple[str, str, str]:
             f"protocol {text[:80]!r} is not CLOCK-OBJECTIVE-VERSION, such as wall-throughput-{VERSION}"
         )
     return match.group(1), match.group(2), match.group(3)
+
+
+def of_provider(text: str) -> str:
+    """How a provider's time is taken where candidates' are by the protocol called ``text``.
+
+    The interpreter slows kernels down a thousandfold, and torch not at all: there the two don't compare.
+
+    >>> of_provider("wall-throughput-2"), of_provider("cudagraph-throughput-2")
+    ('native-throughput-2', 'cudagraph-throughput-2')
+    """
+    return f"native-{text.removeprefix('wall-')}" if text.startswith("wall-") else text
 
 
 def protocol_at(where: str, objective: Objective = "throughput", *, eager: bool = False) -> Protocol:

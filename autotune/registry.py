@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from autotune.data import UsageError
+from autotune.data import Config, Device, Problem, UsageError
 from autotune.kernel import Kernel
 from autotune.source import source_hash
 from autotune.space import SearchSpace
@@ -51,6 +51,20 @@ class Loaded:
     @property
     def name(self) -> str:
         return self.entry.name
+
+    def why_not(self, config: Config, problem: Problem, device: Device) -> str | None:
+        """None if ``config``, the kernel's own or a provider's name, may serve the problem; else why not."""
+        if config.provider is None:
+            return self.space.why_not(config, problem, device)
+        provider = self.kernel.providers.get(config.provider)
+        if provider is None or len(config) > 1:
+            return f"{config} is none of its providers: {', '.join(self.kernel.providers) or 'it has none'}"
+        return provider.unavailable(problem, device)
+
+    def providers(self, problem: Problem, device: Device) -> list[Config]:
+        """What stands beside the space: a config for each provider that can serve the problem on the device."""
+        named = [Config(provider=name) for name in self.kernel.providers]
+        return [config for config in named if self.why_not(config, problem, device) is None]
 
 
 _registered: dict[str, Entry] = {}

@@ -59,4 +59,9 @@ def _ranked_alike(theirs: str, ours: str) -> bool:
 
 
 def _scores(outcomes: Mapping[Config, Outcome]) -> dict[Config, float | None]:
-    return {config: outcome.score if isinstance(outcome, Timing) else None for config, outcome in outcomes.items()}
+    # Providers have no parameters to learn from.
+    return {
+        config: outcome.score if isinstance(outcome, Timing) else None
+        for config, outcome in outcomes.items()
+        if config.provider is None
+    }

@@ -27,7 +27,11 @@ class Summary:
     job: Job
     target: str
     default: Config
+    #: How the target takes times; outcomes by another protocol are told, and never compared with.
+    protocol: str
     outcomes: dict[Config, Outcome] = field(default_factory=dict)
+    #: What the kernel's providers took. They are no configs of the space, and don't count as trials.
+    providers: dict[Config, Outcome] = field(default_factory=dict)
     #: How many of the outcomes this sweep measured; the others were in the database.
     measured: int = 0
     #: Of those: how many each rung of the ladder settled, and the seconds spent on it.
@@ -46,9 +50,12 @@ class Summary:
     def problem(self) -> Problem:
         return self.job.problem
 
+    def know(self, config: Config, outcome: Outcome) -> None:
+        (self.outcomes if config.provider is None else self.providers)[config] = outcome
+
     def take(self, config: Config, measured: Measured) -> None:
-        self.outcomes[config] = measured.outcome
-        self.measured += 1
+        self.know(config, measured.outcome)
+        self.measured += config.provider is None
         self.settled[measured.rung] += 1
         for rung, spent in measured.seconds.items():
             self.spend(rung, spent)
@@ -57,10 +64,15 @@ class Summary:
         self.seconds[rung] = self.seconds.get(rung, 0.0) + seconds
 
     @property
+    def timed(self) -> dict[Config, Timing]:
+        """What may win: configs and providers that have a time, by the target's protocol."""
+        everything = timings({**self.outcomes, **self.providers})
+        return {config: timing for config, timing in everything.items() if timing.protocol == self.protocol}
+
+    @property
     def best(self) -> tuple[Config, Timing] | None:
         """The winner, as in the view ``best``."""
-        timed = timings(self.outcomes)
-        return min(timed.items(), key=lambda pair: place(*pair), default=None)
+        return min(self.timed.items(), key=lambda pair: place(*pair), default=None)
 
     @property
     def default_outcome(self) -> Outcome | None:
@@ -79,7 +91,7 @@ class Summary:
         if self.best is None or self.best[1].rank_ms is None:
             return 0
         rank_ms = self.best[1].rank_ms
-        return sum(timing.rank_ms == rank_ms for timing in timings(self.outcomes).values()) - 1
+        return sum(timing.rank_ms == rank_ms for timing in self.timed.values()) - 1
 
     @property
     def failures(self) -> Counter[Reason]:

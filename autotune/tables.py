@@ -50,9 +50,10 @@ def time_of(outcome: Outcome | None) -> str:
 
 
 def summaries(rows: Sequence[Summary]) -> None:
+    provided = ("providers",) if any(row.providers for row in rows) else ()
     table = _table(
         *("kernel", "problem", "default", "time", "best", "time", "gain", "ties", "trials", "new", "failures"),
-        *("target", "ended"),
+        *(*provided, "target", "ended"),
         right=("time", "gain", "ties", "trials", "new"),
     )
     for row in rows:
@@ -62,9 +63,21 @@ def summaries(rows: Sequence[Summary]) -> None:
             *(row.kernel, str(row.problem), short(row.default), time_of(row.default_outcome)),
             *("-" if config is None else short(config), time_of(outcome)),
             *("-" if row.gain is None else f"{row.gain:.2f}x", str(row.ties)),
-            *(str(len(row.outcomes)), str(row.measured), failures or "none", row.target, row.ended or "stopped"),
+            *(str(len(row.outcomes)), str(row.measured), failures or "none"),
+            *((_providers(row),) if provided else ()),
+            *(row.target, row.ended or "stopped"),
         )
     _print(table)
+
+
+def _providers(row: Summary) -> str:
+    """What the other roads to the result took, and by which protocol where that is another one."""
+    parts = [
+        f"{config.provider} {time_of(outcome)}"
+        + (f" ({outcome.protocol})" if outcome.protocol != row.protocol and isinstance(outcome, Timing) else "")
+        for config, outcome in row.providers.items()
+    ]
+    return ", ".join(parts) or "none"
 
 
 #: What it means that a candidate ended on a rung.

@@ -13,6 +13,7 @@ from typing import Any
 
 from autotune.candidate import Measured
 from autotune.data import Config, Outcome, Timing, Trial
+from autotune.protocol import of_provider
 from autotune.registry import Loaded
 from autotune.rung import Rung
 from autotune.schedule import Prospect
@@ -55,16 +56,19 @@ class Tuner:
         job, target = self._job, self._target
         self.started = True
         self._loaded = target.load(job.kernel, job.problem)
-        self.summary = Summary(job, target.name, self._loaded.space.default(job.problem, target.device))
+        default = self._loaded.space.default(job.problem, target.device)
+        self.summary = Summary(job, target.name, default, target.protocol)
         why = self._loaded.space.unsupported(job.problem, target.device)
         if why is not None:
             self.summary.trouble = f"{job.kernel} {job.problem}: {why}"
             self.summary.ended = "the device can't run it"
             return self.summary
         name, source, device = self._loaded.name, self._loaded.source, target.device
-        self._known = self._store.trials(name, source, job.problem, device.key, target.protocol)
+        for protocol in {target.protocol, of_provider(target.protocol)}:
+            self._known |= self._store.trials(name, source, job.problem, device.key, protocol)
         if not self._again:
-            self.summary.outcomes = {config: trial.outcome for config, trial in self._known.items()}
+            for config, trial in self._known.items():
+                self.summary.know(config, trial.outcome)
             self.prospect.best_ms = self._best_ms
         self._steps = search(
             self._loaded.space,
@@ -75,7 +79,7 @@ class Tuner:
             seed=self._seed,
             known=self.summary.outcomes,
             # What won on other code of this kernel is a good guess for this one.
-            seeds=[*self._known_finalists(), *self._store.stale_winners(name, source, job.problem, device.key)],
+            seeds=[config for config in self._seeds() if config.provider is None],
             experience=experience(self._store, self._loaded, job.problem, device, target.protocol),
             announce=lambda config: target.announce(self._loaded.entry, job.problem, config),
             ahead=target.ahead,
@@ -87,6 +91,7 @@ class Tuner:
 
         :param patient: go on when little is left to gain
         """
+        self._measure_providers()
         while not self.ended:
             if not patient and self.prospect.enough:
                 self.summary.ended = "little is left to gain"
@@ -106,6 +111,23 @@ class Tuner:
             self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
             yield step
 
+    def _measure_providers(self) -> None:
+        """Those that have no outcome yet; the search goes on whatever comes of them."""
+        for config in self._loaded.providers(self._job.problem, self._target.device):
+            if config in self.summary.providers or self.ended:
+                continue
+            try:
+                outcome = self._evaluate(config)
+            except TargetError as error:
+                self.summary.trouble, self.summary.ended = str(error), "the target could not go on"
+                return
+            step = Step(config, outcome, "provider")
+            self._record(self._copied(step) or self._trial(step))
+
+    def _seeds(self) -> list[Config]:
+        name, source, where = self._loaded.name, self._loaded.source, self._target.device.key
+        return [*self._known_finalists(), *self._store.stale_winners(name, source, self._job.problem, where)]
+
     def _known_finalists(self) -> list[Config]:
         """To be measured first when all is measured anew: what the database serves must not outlive it."""
         if not self._again:
@@ -116,10 +138,12 @@ class Tuner:
     @property
     def _best_ms(self) -> float | None:
         """The least time so far, be it of a finalist or not yet."""
-        return min((timing.score for timing in timings(self.summary.outcomes).values()), default=None)
+        return min((timing.score for timing in self.summary.timed.values()), default=None)
 
     def _evaluate(self, config: Config) -> Outcome:
-        measured = self._target.evaluate(self._loaded.entry, self._job.problem, config, self._best_ms)
+        # A provider is always timed in full: explain() tells its time, however slow it is.
+        best_ms = self._best_ms if config.provider is None else None
+        measured = self._target.evaluate(self._loaded.entry, self._job.problem, config, best_ms)
         self.summary.take(config, measured)
         self._took[config] = measured
         return measured.outcome
@@ -139,16 +163,14 @@ class Tuner:
 
     def _unranked(self, chosen: list[Config]) -> bool:
         """Whether an earlier sweep was stopped before their finals."""
-        timed = timings(self.summary.outcomes)
+        timed = self.summary.timed
         return any(timed[config].rank_ms is None for config in chosen)
 
     def _finalists(self) -> list[Config]:
         """The fastest, and who has won so far."""
         # A twin shares the outcome of the config that ran in its place.
         alone = {
-            config: timing
-            for config, timing in timings(self.summary.outcomes).items()
-            if self._known[config].same_as is None
+            config: timing for config, timing in self.summary.timed.items() if self._known[config].same_as is None
         }
         chosen = finalists(alone, FINAL_SECONDS)
         winner = min(alone, key=lambda config: place(config, alone[config]), default=None)
@@ -185,7 +207,7 @@ class Tuner:
     def _record(self, trial: Trial) -> None:
         self._store.record(trial)
         self._known[trial.config] = trial
-        self.summary.outcomes[trial.config] = trial.outcome
+        self.summary.know(trial.config, trial.outcome)
 
     def _copied(self, step: Step) -> Trial | None:
         """Recorded truth is copied, not measured again: its own source, versions and date."""

@@ -102,7 +102,7 @@ class Oracle:
         for truth in (*self._truths, self._truths[0]):
             args = self._arena.load(truth.args)
             with fresh_memory() as blocks:
-                result = as_tuple(self.kernel.run(config, *args))
+                result = as_tuple(self.kernel.compute(config, *args))
             outside = breach(blocks) or self._arena.fault()
             if outside is not None:
                 return Fault(outside, corrupting=True)

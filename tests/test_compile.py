@@ -19,35 +19,9 @@ from autotune.kernels._launch import split
 from autotune.registry import Entry
 from autotune.rung import Resources
 from autotune.worker import Worker
+from tests.problems import every, of
 
 DEVICES = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
-PROBLEMS = {
-    "gemm": [
-        "M=4096,N=4096,K=4096,dtype=float16",
-        "M=16,N=4096,K=4096,dtype=bfloat16,layout=nt",
-        "M=500,N=300,K=700,dtype=float32,layout=tn,B=2",
-    ],
-    "attention": [
-        "B=4,H=32,HKV=8,SQ=2048,SK=2048,D=128,dtype=bfloat16,causal=true,layout=bshd",
-        "B=4,H=32,HKV=32,SQ=2048,SK=2048,D=64,dtype=float16",
-        "B=1,H=4,HKV=4,SQ=512,SK=500,D=80,dtype=float32,causal=true",
-    ],
-    "attention_varlen": ["B=8,H=32,HKV=8,SQ=2048,SK=2048,D=128,dtype=bfloat16,causal=true"],
-    "attention_backward": ["B=4,H=32,HKV=8,SQ=2048,SK=2048,D=64,dtype=float16,causal=true"],
-    "attention_varlen_backward": ["B=8,H=32,HKV=8,SQ=2048,SK=2048,D=64,dtype=bfloat16,causal=true"],
-    "decode_attention": [
-        "B=16,H=5,HKV=1,SK=4096,D=128,dtype=float16,page=16,window=1024",
-        "B=4,H=32,HKV=8,SK=8192,D=128,dtype=bfloat16",
-        "B=2,H=6,HKV=2,SK=1000,D=200,dtype=float32",
-    ],
-    "bsr_matmul": [
-        "M=4096,N=4096,K=4096,BLOCK_ROWS=64,BLOCK_COLUMNS=64,density=20,dtype=float16",
-        "M=500,N=4096,K=4096,BLOCK_ROWS=16,BLOCK_COLUMNS=128,density=10,dtype=bfloat16",
-        "M=4096,N=4096,K=4096,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=50,dtype=float32,layout=t",
-    ],
-}
-#: Beside the default; two where nothing is said. A backward pass takes the compiler five seconds.
-SAMPLES = {"attention_backward": 1, "attention_varlen_backward": 0}
 COPY = Path(__file__).parent / "copy_kernel.py"
 SQUARE = "M=4096,N=4096,K=4096,dtype=float16"
 
@@ -71,11 +45,11 @@ def worker_with_cache(path):
 
 
 def test_every_kernel_has_problems_to_compile():
-    assert set(PROBLEMS) == set(registry.entries())
+    assert {name for name, _ in every("COMPILED")} == set(registry.entries())
 
 
 @pytest.mark.parametrize("arch", DEVICES)
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in PROBLEMS.items() for text in texts])
+@pytest.mark.parametrize(("name", "text"), every("COMPILED"))
 def test_default_and_sampled_configs_compile_and_fit(pool, name, text, arch):
     loaded, where = registry.load(name), device.profile(DEVICES[arch])
     shared_bytes = importlib.import_module(loaded.entry.space).shared_bytes
@@ -87,7 +61,7 @@ def test_default_and_sampled_configs_compile_and_fit(pool, name, text, arch):
         for config in loaded.space.allowed(problem, where)
         if problem["dtype"] != "float32" or config.get("BLOCK_M", 32) * config.get("BLOCK_N", 32) <= 2048
     ]
-    drawn = random.Random(f"{text} {arch}").sample(drawable, min(SAMPLES.get(name, 2), len(drawable)))
+    drawn = random.Random(f"{text} {arch}").sample(drawable, min(of(name, "COMPILED_SAMPLES", 2), len(drawable)))
     for config in [default, *drawn]:
         pool.submit(loaded.entry, problem, config, where)
     for config in [default, *drawn]:
@@ -126,24 +100,22 @@ def compiled(worker, *args, **changes):
     return worker.call(compile_config, *job(*args, **changes), timeout_s=120)
 
 
-# Ragged batches run the same code.
-@pytest.mark.parametrize("name", [name for name in PROBLEMS if "varlen" not in name])
+@pytest.mark.parametrize("name", [name for name in registry.entries() if of(name, "OPCODES", True)])
 def test_half_precision_products_run_on_the_tensor_cores(worker, name):
-    # The 16 rows of a group of heads are too few for the others.
-    few = name == "decode_attention"
+    few = of(name, "OPCODES", True) == "few"
     for profile, instruction in (
         ("a100", "mma.sync"),
         ("h100", "mma.sync" if few else "wgmma"),
         ("b200", "mma.sync" if few else "tcgen05"),
         ("mi300x", "v_mfma"),
     ):
-        text = worker.call(assembly, *job(name, PROBLEMS[name][0], profile), timeout_s=120)
+        text = worker.call(assembly, *job(name, of(name, "COMPILED", ())[0], profile), timeout_s=120)
         assert instruction in text, profile
 
 
 def test_float32_is_full_precision(worker):
     """No tf32 anywhere: it would halve the digits unasked."""
-    for name, text in ((name, text) for name, texts in PROBLEMS.items() for text in texts if "float32" in text):
+    for name, text in ((name, text) for name, text in every("COMPILED") if "float32" in text):
         assert not re.search(r"\btf32\b", worker.call(assembly, *job(name, text, "h100"), timeout_s=120))
 
 

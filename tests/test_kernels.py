@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from autotune import device, registry
 from autotune.verify import Oracle, Truth, as_tuple, compare
+from tests.problems import every, of
 
 # Configs are sampled from GPU spaces too: the interpreter takes them all, and wrong tile logic shows there.
 DEVICES = [device.INTERPRETER, device.profile("h100"), device.profile("mi300x")]
@@ -68,32 +69,12 @@ def test_work_grows_with_the_problem(name):
         problem = kernel.parse(text)
         work = kernel.work(problem)
         assert work.flops > 0 and work.bytes > 0
-        size = next(
-            field.name for field in kernel.fields if field.kind == "size" and field.name not in ("H", "HKV")
-        )
-        if name == "decode_attention":
-            size = "H"  # what it costs in other sizes is that of the lengths that inputs() draws
+        size = of(name, "GROWS", kernel.fields[0].name)
         doubled = kernel.make(**{**problem, size: 2 * problem.integer(size, 1)})
         assert kernel.work(doubled).flops == 2 * work.flops
 
 
-EMPTY = [
-    ("gemm", "M=0,N=32,K=16,dtype=float16"),
-    ("gemm", "M=32,N=0,K=16,dtype=float32"),
-    ("gemm", "M=32,N=16,K=0,dtype=bfloat16"),
-    ("gemm", "M=0,N=0,K=0,dtype=float32"),
-    ("gemm", "M=16,N=16,K=16,dtype=float16,B=0"),
-    ("attention", "B=0,H=2,HKV=2,SQ=16,SK=16,D=16,dtype=float16"),
-    ("attention", "B=1,H=2,HKV=2,SQ=0,SK=16,D=16,dtype=float32"),
-    ("attention", "B=1,H=2,HKV=1,SQ=16,SK=0,D=16,dtype=float16,causal=true"),
-    ("bsr_matmul", "M=0,N=32,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float16"),
-    ("bsr_matmul", "M=16,N=0,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float32"),
-    ("bsr_matmul", "M=16,N=32,K=0,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float32"),
-    ("bsr_matmul", "M=16,N=64,K=64,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=1,dtype=float16"),
-]
-
-
-@pytest.mark.parametrize(("name", "text"), EMPTY, ids=lambda value: value)
+@pytest.mark.parametrize(("name", "text"), every("EMPTY"), ids=lambda value: value)
 def test_empty_problems_give_zeros_or_nothing(name, text):
     loaded = registry.load(name)
     problem = loaded.kernel.parse(text)

@@ -19,6 +19,7 @@ LAYERS = [
     {"registry", "search", "store", "timing", "verify", "summary"},
     {"calls", "compile", "stopwatch", "exchange", "sources", "winners"},
     {"compile_pool", "measure", "decide"},
+    {"break_even"},
     {"dispatch", "targets"},
     {"ops", "checking", "tuner"},
     {"route", "tuning"},

@@ -7,38 +7,13 @@ import pytest
 from autotune import device, registry
 from autotune.data import Config, Problem
 from autotune.space import SearchSpace, by_arch
+from tests.problems import of
 
 DEVICES = [*(device.profile(name) for name in device.profiles()), device.INTERPRETER]
-BIG = {
-    "gemm": ["M=8192,N=8192,K=8192,dtype=float16", "M=1,N=1,K=1,dtype=float32", "M=0,N=5,K=0,dtype=bfloat16"],
-    "attention": [
-        "B=4,H=32,HKV=8,SQ=4096,SK=4096,D=128,dtype=bfloat16,causal=true",
-        "B=1,H=1,HKV=1,SQ=1,SK=1,D=1,dtype=float32",
-        "B=1,H=8,HKV=8,SQ=2048,SK=2048,D=256,dtype=float32",
-        "B=1,H=8,HKV=8,SQ=2048,SK=2048,D=256,dtype=float16",
-    ],
-    "attention_varlen": ["B=8,H=32,HKV=8,SQ=4096,SK=4096,D=128,dtype=bfloat16,causal=true"],
-    "attention_backward": [
-        "B=4,H=32,HKV=8,SQ=4096,SK=4096,D=128,dtype=bfloat16,causal=true",
-        "B=1,H=8,HKV=8,SQ=2048,SK=2048,D=256,dtype=float32",
-        "B=1,H=1,HKV=1,SQ=1,SK=1,D=1,dtype=float32",
-    ],
-    "attention_varlen_backward": ["B=8,H=32,HKV=8,SQ=4096,SK=4096,D=128,dtype=bfloat16,causal=true"],
-    "decode_attention": [
-        "B=16,H=32,HKV=8,SK=8192,D=128,dtype=bfloat16,page=16",
-        "B=1,H=64,HKV=1,SK=131072,D=256,dtype=float32",
-        "B=0,H=1,HKV=1,SK=0,D=1,dtype=float16",
-    ],
-    "bsr_matmul": [
-        "M=8192,N=8192,K=8192,BLOCK_ROWS=128,BLOCK_COLUMNS=128,density=10,dtype=float16",
-        "M=1,N=256,K=256,BLOCK_ROWS=256,BLOCK_COLUMNS=256,density=100,dtype=float32",
-        "M=8192,N=8192,K=8192,BLOCK_ROWS=16,BLOCK_COLUMNS=16,density=1,dtype=float32",
-    ],
-}
 CASES = [
     pytest.param(name, text, where, id=f"{name}-{where.arch}-{text}")
     for name in registry.entries()
-    for text in (*registry.load(name).kernel.problems, *BIG.get(name, ()))
+    for text in (*registry.load(name).kernel.problems, *of(name, "BIG", ()))
     for where in DEVICES
 ]
 
@@ -78,7 +53,7 @@ def test_allowed_is_what_why_not_lets_pass(name, where):
 @pytest.mark.parametrize("name", registry.entries())
 def test_some_seed_is_allowed_on_every_gpu(name):
     loaded = registry.load(name)
-    problem = loaded.kernel.parse(BIG[name][0])
+    problem = loaded.kernel.parse(of(name, "BIG", ())[0])
     for where in DEVICES:
         seeds = loaded.space.seeds(problem, where)
         assert any(loaded.space.why_not(seed, problem, where) is None for seed in seeds), where

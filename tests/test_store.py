@@ -113,7 +113,7 @@ def test_the_view_a_sweep_and_the_report_name_one_winner(tmp_path_factory, found
             store.record(one)
         winners = [row["config"] for row in store.best()]
         known = store.outcomes("gemm", "s", PROBLEM, "interpreter", "wall-1")
-    summary = Summary(Job("gemm", PROBLEM), "interpreter", Config(A=1), known)
+    summary = Summary(Job("gemm", PROBLEM), "interpreter", Config(A=1), "wall-1", known)
     studies = [study for section in sections(trials, {}) for study in section.studies]
     assert winners == [str(summary.best[0]) for _ in winners]
     assert winners == [str(study.best.trial.config) for study in studies if study.best is not None]

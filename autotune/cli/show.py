@@ -77,7 +77,7 @@ def explain(kernel: str, problem: str | None, target: str, objective: Objective,
     refuse_unreadable(db)
     where = device_of(target) if replay is None else replay.device
     served = loaded if replay is None else replay.load(kernel, parsed)
-    choice = Dispatcher(None if db is None else Path(db), objective).explain(served, parsed, where)
+    choice = Dispatcher(None if db is None else Path(db), objective).explain_fully(served, parsed, where)
     if form == "json":
         click.echo(json.dumps({"config": dict(choice.config), "source": choice.source, "why": choice.why}))
     else:

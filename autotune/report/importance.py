@@ -23,10 +23,10 @@ def importances(study: Study) -> dict[str, float]:
     distributions: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(values) for name, values in study.values().items()
     }
-    if len(study.timed) < FEWEST or not distributions:
+    if len(study.of_the_space) < FEWEST or not distributions:
         return {}
     rebuilt = _study()
-    for one in study.timed:
+    for one in study.of_the_space:
         params = {name: one.trial.config[name] for name in distributions}
         rebuilt.add_trial(create_trial(value=one.timing.score, params=params, distributions=distributions))
     with warnings.catch_warnings():

@@ -24,6 +24,7 @@ _ORIGINS = (
     ("default", "D", "ink"),
     ("seed", "^", "seed"),
     ("search", "o", "tuned"),
+    ("provider", "D", "plain"),
     ("not recorded", "o", "muted"),
 )
 
@@ -112,12 +113,13 @@ def parameters(study: Study, importances: Mapping[str, float]) -> Figure | None:
     for axes, name in zip(panels, names, strict=False):
         places = {value: place for place, value in enumerate(values[name])}
         for value, place in places.items():
-            times = [one.timing.score for one in study.timed if one.trial.config[name] == value]
+            times = [one.timing.score for one in study.of_the_space if one.trial.config[name] == value]
             if not times:  # tried, and failed every time
                 continue
             dots = _dots(axes, [(place, time) for time in times], "tuned")
             dots.set(alpha=0.45, rasterized=len(study.timed) * len(names) > SHAPES)
-        _mark_best(axes, places[study.best.trial.config[name]], study.best.timing.score)
+        if study.best.trial.config.provider is None:
+            _mark_best(axes, places[study.best.trial.config[name]], study.best.timing.score)
         axes.set_xticks(list(places.values()), [str(value) for value in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_title(name)
@@ -158,9 +160,9 @@ def ladder(steps: Sequence[Step]) -> Figure:
 
 
 def origin_of(one: Timed) -> str:
-    """Who proposed it: ``default``, ``seed`` or ``search``; ``not recorded`` for anything else."""
+    """Who proposed it: ``default``, ``seed``, ``search`` or ``provider``; ``not recorded`` for anything else."""
     origin = one.trial.provenance.get("origin")
-    return str(origin) if origin in ("default", "seed", "search") else "not recorded"
+    return str(origin) if origin in ("default", "seed", "search", "provider") else "not recorded"
 
 
 def _importance_bars(axes: Axes, importances: Mapping[str, float]) -> None:

@@ -68,6 +68,11 @@ class Study:
             if isinstance(trial.outcome, Timing)
         )
 
+    @property
+    def of_the_space(self) -> tuple[Timed, ...]:
+        """Those that have parameters: all but the kernel's providers."""
+        return tuple(one for one in self.timed if one.trial.config.provider is None)
+
     @cached_property
     def best(self) -> Timed | None:
         """The winner by the rule of the database's view ``best``."""
@@ -153,8 +158,9 @@ class Study:
 
     def values(self) -> dict[str, list[Value]]:
         """The parameters that every config has and of which several values were tried, in order."""
-        named = [name for name in self.trials[0].config if all(name in trial.config for trial in self.trials)]
-        tried = {name: {(type(t.config[name]).__name__, t.config[name]) for t in self.trials} for name in named}
+        configs = [trial.config for trial in self.trials if trial.config.provider is None]
+        named = [name for name in (configs[0] if configs else ()) if all(name in config for config in configs)]
+        tried = {name: {(type(config[name]).__name__, config[name]) for config in configs} for name in named}
         return {name: [value for _, value in sorted(tried[name])] for name in named if len(tried[name]) > 1}
 
 

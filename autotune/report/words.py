@@ -53,5 +53,5 @@ def statistic(protocol: str) -> str:
 
 def proposer(origin: object) -> str:
     """Who proposed a trial, from its provenance."""
-    words = {"default": "the default", "seed": "the seeds", "search": "the search"}
+    words = {"default": "the default", "seed": "the seeds", "search": "the search", "provider": "a provider"}
     return words.get(str(origin), "not recorded")

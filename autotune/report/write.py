@@ -87,7 +87,7 @@ def _of_section(section: Section, folder: Path, number: str) -> list[Plot]:
 def _of_study(study: Study, folder: Path, number: str) -> list[Plot]:
     shares = importances(study)
     name = f"{number}-{study.kernel}-{study.problem}"
-    timed = words.counted(len(study.timed), "timed trial")
+    timed = words.counted(len(study.of_the_space), "timed trial")
     resting = f"Importance: what sets the fastest tenth apart (PED-ANOVA), from {timed}."
     few = f"No importances from {timed}; they need {FEWEST}."
     return [

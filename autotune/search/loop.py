@@ -17,7 +17,8 @@ from autotune.search.experience import Experience
 from autotune.search.sampler import SurrogateSampler
 from autotune.space import SearchSpace
 
-Origin = Literal["default", "seed", "search"]
+#: ``provider``: it stands beside the space.
+Origin = Literal["default", "seed", "search", "provider"]
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,12 @@ class Compiling:
         return self._machine.load(name, problem)
 
     def announce(self, entry: Entry, problem: Problem, config: Config) -> None:
-        self._pool.submit(entry, problem, config, self.device)
+        if config.provider is None:
+            self._pool.submit(entry, problem, config, self.device)
 
     def evaluate(self, entry: Entry, problem: Problem, config: Config, best_ms: float | None = None) -> Measured:
+        if config.provider is not None:  # there is nothing to compile
+            return self._machine.evaluate(entry, problem, config, best_ms)
         try:
             compiled, spent = self._pool.result(entry, problem, config, self.device)
         except (WorkerError, WorkerDied, WorkerTimeout) as error:

@@ -36,7 +36,15 @@ class Narrowed:
                 self._sources[problem], self._trials[problem] = source, sources[source]
         if not self._trials:
             raise UsageError(f"{base.name} has no trial in {file} that its present code takes; tune it anew")
-        self._kernel = replace(base.kernel, problems=tuple(map(str, self._trials)), rule=self._rule)
+        self._kernel = replace(
+            base.kernel,
+            problems=tuple(map(str, self._trials)),
+            rule=self._rule,
+            providers={
+                name: replace(provider, unavailable=partial(self._not_recorded, Config(provider=name)))
+                for name, provider in base.kernel.providers.items()
+            },
+        )
         self._space = SearchSpace(
             params=lambda problem, device: self._part(problem).ranges,
             default=lambda problem, device: self._part(problem).default,
