@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
 from autotune import measure
 from autotune.data import Config, Failure, Outcome, Problem, Reason
-from autotune.kernel import Kernel, Tensors
+from autotune.kernel import Tensors
 from autotune.measure import Setting
 from autotune.registry import Entry
 from autotune.targets.target import Machine
 from autotune.timing import FINAL_SECONDS, Stopwatch, time_in_turns
 from autotune.verify import PIECE, as_tuple
+from benchmarks._peers import UNLIKE, peer
 
-#: Column -> what torch's scaled_dot_product_attention is held to; None: what it picks, or a product by cuBLAS.
-BACKENDS: Mapping[str, SDPBackend | None] = {
-    "torch": None,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-#: Kernel -> its peers' columns.
-PEERS: Mapping[str, tuple[str, ...]] = {
-    "gemm": ("torch",),
-    "attention": tuple(BACKENDS),
-    "decode_attention": (*BACKENDS, "unmasked"),
-}
 #: Of the largest value, what a peer may be off: a coarse look at whether it computes the same thing at all.
 SAME = 0.05
 
@@ -64,14 +48,15 @@ def _in_turns(
         def time_them() -> dict[Config | str, Outcome]:
             sets = setting.sets(oracle.inputs())
             stopwatches = {
-                config: setting.stopwatch(partial(oracle.kernel.run, config), sets) for config in configs
+                config: setting.stopwatch(partial(oracle.kernel.compute, config), sets) for config in configs
             }
             failures: dict[Config | str, Outcome] = {}
-            labels = {Config(peer=peer): peer for peer in peers}
-            for label, peer in labels.items():
-                begun = _begin(partial(_peer, oracle.kernel, peer), oracle.exact, sets, setting)
+            labels = {Config(peer=column): column for column in peers}
+            for label, column in labels.items():
+                exact = None if column in UNLIKE else oracle.exact
+                begun = _begin(peer(entry.name, oracle.kernel, column), exact, sets, setting)
                 if isinstance(begun, Failure):
-                    failures[peer] = begun
+                    failures[column] = begun
                 else:
                     stopwatches[label] = begun
             timings = time_in_turns(stopwatches, setting.protocol, FINAL_SECONDS)
@@ -80,42 +65,15 @@ def _in_turns(
         return measure.caught(time_them, setting.protocol)
 
 
-def _peer(kernel: Kernel, name: str, *args: Any) -> torch.Tensor | Tensors:
-    """What torch's users would run instead of ``kernel``, by one of torch's backends."""
-    if name == "unmasked":
-        return _unmasked(*args)
-    backend = BACKENDS[name]
-    function = kernel.baseline or kernel.reference
-    with nullcontext() if backend is None else sdpa_kernel([backend]):
-        result: torch.Tensor | Tensors = function(*args)
-        return result
-
-
-def _unmasked(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    lengths: torch.Tensor,
-    table: torch.Tensor | None,
-    scale: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """decode_attention by torch's fastest, which take no mask: right where each sequence fills its room."""
-    if table is not None:
-        k_cache, v_cache = (cache[table.clamp(min=0).long()].flatten(1, 2) for cache in (k_cache, v_cache))
-    grouped = q.shape[2] != k_cache.shape[2]
-    q, k_cache, v_cache = (tensor.transpose(1, 2) for tensor in (q, k_cache, v_cache))
-    return scaled_dot_product_attention(q, k_cache, v_cache, scale=scale, enable_gqa=grouped).transpose(1, 2)
-
-
 def _begin(
-    function: Callable[..., Any], exact: Tensors, sets: Sequence[tuple[Any, ...]], setting: Setting
+    function: Callable[..., Any], exact: Tensors | None, sets: Sequence[tuple[Any, ...]], setting: Setting
 ) -> Stopwatch | Failure:
-    """A stopwatch on a peer that runs here and gives what ours gives; else why not."""
+    """A stopwatch on a peer that runs here and gives what ours gives (``exact``, if it should); else why not."""
     with warnings.catch_warnings(record=True) as told:  # torch warns of each reason against a backend
         warnings.simplefilter("always")
         try:
-            off = _off(as_tuple(function(*sets[0])), exact)
+            results = as_tuple(function(*sets[0]))
+            off = 0.0 if exact is None else _off(results, exact)
             if not off <= SAME:
                 text = f"its result is off by {off:.2g} of the largest value: it computes something else"
                 return Failure(Reason.WRONG, text, str(setting.protocol))

@@ -24,7 +24,8 @@ from autotune.store import Store
 from autotune.summary import Job
 from autotune.targets import open_machine
 from autotune.targets.target import Machine, TargetError
-from benchmarks._beside import PEERS, time_beside
+from benchmarks._beside import time_beside
+from benchmarks._peers import columns
 from benchmarks._rows import Row, summary, table
 from benchmarks._scaled import scaled
 from benchmarks.shapes import Lists
@@ -109,14 +110,14 @@ def compared(name: str, loaded: Loaded, problem: Problem, machine: Machine, db: 
         default_config=default,
         tuned=found[choice.config],
         default=found[default],
-        peers={peer: found[peer] for peer in PEERS[loaded.name]},
+        peers={peer: found[peer] for peer in columns(loaded.name)},
     )
 
 
 def _outcomes(
     loaded: Loaded, problem: Problem, machine: Machine, configs: Sequence[Config]
 ) -> dict[Config | str, Outcome]:
-    peers = PEERS[loaded.name]
+    peers = columns(loaded.name)
     unsupported = loaded.space.unsupported(problem, machine.device)
     try:
         found: dict[Config | str, Outcome] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +39,13 @@ class Row:
         """The fastest peer's time over ours; None where either has none."""
         peer_ms = self.peer_ms
         return None if peer_ms is None or isinstance(self.tuned, Failure) else peer_ms / self.tuned.score
+
+    def over(self, peer: str) -> float | None:
+        """That peer's time over ours; None where either has none."""
+        theirs = self.peers.get(peer)
+        if not isinstance(theirs, Timing) or not isinstance(self.tuned, Timing):
+            return None
+        return theirs.score / self.tuned.score
 
     def json(self) -> dict[str, Any]:
         return {
@@ -81,7 +88,7 @@ def _rate(amount: int, outcome: Outcome, unit: float) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """A line a list: the geometric mean of the speed-ups, and the least of them."""
+    """A line a list: the geometric mean of the speed-ups, the least, and the mean over each of several peers."""
     return "\n".join(_of_list(name, [row for row in rows if row.name == name]) for name in _names(rows))
 
 
@@ -93,9 +100,21 @@ def _of_list(name: str, rows: Sequence[Row]) -> str:
     compared = {row.problem: row.speed_up for row in rows if row.speed_up is not None}
     if not compared:
         return f"{name}: none of {len(rows)} problems could be compared"
-    mean = math.exp(math.fsum(map(math.log, compared.values())) / len(compared))
     worst = min(compared, key=compared.__getitem__)
-    return (
-        f"{name}: {mean:.3g}x the speed of the fastest peer in the geometric mean, worst {compared[worst]:.3g}x at "
-        f"{worst}; {len(compared)} of {len(rows)} problems compared"
+    told = (
+        f"{name}: {_mean(compared.values()):.3g}x the speed of the fastest peer in the geometric mean, "
+        f"worst {compared[worst]:.3g}x at {worst}; {len(compared)} of {len(rows)} problems compared"
     )
+    by_peer = {
+        peer: [row.over(peer) for row in rows] for peer in dict.fromkeys(peer for row in rows for peer in row.peers)
+    }
+    each = {peer: [ratio for ratio in ratios if ratio is not None] for peer, ratios in by_peer.items()}
+    if len(each) == 1:
+        return told
+    means = (f"{peer} {_mean(ratios):.3g}x of {len(ratios)}" for peer, ratios in each.items() if ratios)
+    return f"{told}; by peer: {', '.join(means)}"
+
+
+def _mean(ratios: Collection[float]) -> float:
+    """Geometric."""
+    return math.exp(math.fsum(map(math.log, ratios)) / len(ratios))

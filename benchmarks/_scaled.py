@@ -12,7 +12,16 @@ GROUPS = (
     (("SQ", "SK", "window"), 128),
     (("D", "DV"), 64),
     (("page",), 32),
+    # Tokens, but the tables of embedding_bag are few.
+    (("T",), 64),
+    (("V",), 1024),
+    (("L", "R"), 32),
+    (("A",), 32),
 )
+#: Where blocks of 128 would leave too few of them for a density.
+BLOCK = 16
+BLOCKS = ("BLOCK_ROWS", "BLOCK_COLUMNS", "BLOCK_Q", "BLOCK_KV")
+MOST_GROUPS = MOST_IMBALANCE = 4
 MOST_BATCHES = MOST_KV_HEADS = 2
 
 
@@ -25,6 +34,11 @@ def scaled(problem: Problem) -> Problem:
         while any(_halved(size, halvings) > most for size in sizes.values()):
             halvings += 1
         values |= {name: _halved(size, halvings) for name, size in sizes.items()}
+    values |= {name: BLOCK for name in BLOCKS if name in problem}
+    if "imbalance" in problem:
+        values["imbalance"] = min(MOST_IMBALANCE, problem.integer("imbalance"))
+    if "G" in problem:
+        values["G"] = min(MOST_GROUPS, problem.integer("G"))
     if "B" in problem:
         values["B"] = min(MOST_BATCHES, problem.integer("B"))
     if "HKV" in problem:

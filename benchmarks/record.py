@@ -4,9 +4,10 @@
     python -m benchmarks.record --folder DIR --scaled --minutes 0.1 --refine 1 --samples 0          a dry run
 
 1. Each kernel is verified on its own problems: ``checks.jsonl``.
-2. Of each problem in benchmarks/shapes.py's RECORDED, configs are measured in a random order, each in full, until
-   there are ``--configs`` or its share of the minutes is spent; then ``--refine`` more that the search proposes
-   from there, and a final of the fastest: ``trials.db``, and the same as JSON lines, ``trials.jsonl``.
+2. Of each problem in the RECORDED of benchmarks/shapes.py and benchmarks/sparse_shapes.py, configs are measured in
+   a random order, each in full, until there are ``--configs`` or its share of the minutes is spent; then
+   ``--refine`` more that the search proposes from there, and a final of the fastest: ``trials.db``, and the same as
+   JSON lines, ``trials.jsonl``.
 3. Tuned, default and torch are timed in turns: ``comparison.jsonl``, and a table.
 
 The same command goes on from where it was stopped: what the folder has is not measured again, but for step 3.
@@ -32,8 +33,10 @@ from autotune.registry import Loaded
 from autotune.store import Store
 from autotune.targets import open_machine
 from autotune.targets.target import Machine, TargetError
+from benchmarks import shapes, sparse_shapes
 from benchmarks._operators import append, chosen_of, compared, main, report, stamp, tune
-from benchmarks.shapes import RECORDED
+
+RECORDED = {**shapes.RECORDED, **sparse_shapes.RECORDED}
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,5 +1,6 @@
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,17 +9,20 @@ from click.testing import CliRunner
 from autotune import registry
 from autotune.data import Choice, Config, Failure, Problem, Reason, Timing
 from autotune.kernel import Work
+from autotune.kernels._block_mask import BlockMask
 from autotune.measure import Setting
 from autotune.protocol import protocol_at
 from autotune.store import Store
-from benchmarks import _beside, attention, decode, matmul, record
+from benchmarks import _beside, attention, decode, matmul, record, sparse
 from benchmarks._beside import time_beside
+from benchmarks._flex import flex
 from benchmarks._operators import chosen_of
 from benchmarks._rows import Row, summary, table
 from benchmarks._scaled import scaled
-from benchmarks.shapes import ATTENTION, DECODE, MATMUL, MODELS, RECORDED
+from benchmarks.shapes import ATTENTION, DECODE, MATMUL, MODELS
+from benchmarks.sparse_shapes import SPARSE
 
-LISTS = {"gemm": MATMUL, "attention": ATTENTION, "decode_attention": DECODE}
+LISTS = {"gemm": MATMUL, "attention": ATTENTION, "decode_attention": DECODE, **SPARSE}
 WALL = protocol_at("cpu")
 
 
@@ -46,7 +50,7 @@ def row(problem="M=4,dtype=float16", tuned=1.0, name="list", flops=10**9, **peer
 
 @pytest.mark.parametrize("kernel", LISTS)
 def test_every_shape_is_a_problem_of_its_kernel_in_its_own_spelling(kernel):
-    lists = {**LISTS[kernel], "recorded": RECORDED[kernel]}
+    lists = {**LISTS[kernel], "recorded": record.RECORDED[kernel]}
     for name, texts in lists.items():
         assert texts and len(set(texts)) == len(texts), name
         for text in texts:
@@ -139,6 +143,11 @@ def test_the_summary_is_a_geometric_mean_and_the_worst_of_each_list():
     assert other == "other: none of 1 problems could be compared"
 
 
+def test_the_summary_tells_the_peers_apart_where_there_are_several():
+    rows = [row("M=1", tuned=1.0, torch=2.0, dense=4.0), row("M=2", tuned=2.0, torch=16.0, dense=None)]
+    assert summary(rows).endswith("2 of 2 problems compared; by peer: torch 4x of 2, dense 4x of 1")
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -172,13 +181,15 @@ def test_a_peer_that_takes_the_worker_down_costs_its_own_time_only():
         # On a CPU; and the caches of two sequences are not full.
         (attention, "fa3", {"cudnn", "efficient"}),
         (decode, "llama4-tp8", {"cudnn", "efficient", "unmasked"}),
+        (sparse, "pruned", {"cusparselt", "torch_bsr"}),
     ],
-    ids=["matmul", "attention", "decode"],
+    ids=["matmul", "attention", "decode", "sparse"],
 )
 def test_a_dry_run_prints_a_table_and_keeps_what_it_is_made_of(benchmark, name, missing, tmp_path):
     output = tmp_path / "rows.jsonl"
     arguments = ["--scaled", "--limit", "1", "--list", name, "--output", str(output)]
-    result = CliRunner().invoke(benchmark.COMMAND, arguments, catch_exceptions=False)
+    command = benchmark.COMMAND.commands["bsr_matmul"] if benchmark is sparse else benchmark.COMMAND
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0 and f"{name}: " in result.stdout
     kept = json.loads(output.read_text())
     assert kept["protocol"] == "wall-throughput-2" and kept["device"] == "interpreter" and kept["list"] == name
@@ -207,3 +218,17 @@ def test_recording_goes_on_from_what_its_folder_has(tmp_path, monkeypatch):
     assert (tmp_path / "checks.jsonl").read_text() == checks
     assert len((tmp_path / "comparison.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_flex_attention_is_given_the_blocks_of_the_mask(causal):
+    kept = torch.rand(8, 8, generator=torch.manual_seed(0)) < 0.4
+    mask = BlockMask.from_blocks(kept, 128, 128, 16, causal=causal)
+    q, k, v = (torch.randn(1, heads, 128, 16) for heads in (4, 2, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not compiled
+        result = flex(q, k, v, mask)
+    seen = kept.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    seen &= torch.ones_like(seen).tril() if causal else True
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
+    torch.testing.assert_close(result, expected.nan_to_num(0.0))
