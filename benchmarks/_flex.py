@@ -29,15 +29,22 @@ def _translated(mask: BlockMask) -> Any:
     row, column, whole = decoded(mask.by_row)
     rows, columns = mask.grid
 
-    def lists(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def dense(chosen: torch.Tensor) -> torch.Tensor:
+        """(batches, heads, rows, columns): whether a block is among those."""
+        blocks = torch.zeros(mask.batches * mask.heads * rows, columns, dtype=torch.bool, device=row.device)
+        blocks[row[chosen].long(), column[chosen].long()] = True
+        return blocks.view(mask.batches, mask.heads, rows, columns)
+
+    def lists(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How many blocks each row has, and their columns, those it has not after them."""
-        dense = torch.zeros(mask.batches * mask.heads * rows, columns, dtype=torch.bool, device=row.device)
-        dense[row[chosen].long(), column[chosen].long()] = True
-        dense = dense.view(mask.batches, mask.heads, rows, columns)
-        return dense.sum(-1).int(), dense.int().argsort(stable=True, dim=-1, descending=True).int()
+        return blocks.sum(-1).int(), blocks.int().argsort(stable=True, dim=-1, descending=True).int()
+
+    every = dense(torch.ones_like(whole))
 
     def visible(batch: Any, head: Any, i: Any, j: Any) -> Any:
         seen = i >= 0
+        if not row.is_cuda:  # where it is not compiled, it does not look at the lists
+            seen = every[batch % mask.batches, head % mask.heads, i // mask.block[0], j // mask.block[1]]
         if mask.is_causal:
             seen = seen & (j <= i)
         if mask.window:
@@ -48,5 +55,5 @@ def _translated(mask: BlockMask) -> Any:
         return seen
 
     return torch_flex.BlockMask.from_kv_blocks(
-        *lists(~whole), *lists(whole), BLOCK_SIZE=mask.block, mask_mod=visible, seq_lengths=mask.shape
+        *lists(dense(~whole)), *lists(dense(whole)), BLOCK_SIZE=mask.block, mask_mod=visible, seq_lengths=mask.shape
     )
