@@ -1,114 +1,160 @@
-"""Which tiles ``bsr_matmul`` may use, by architecture.
+"""Which structures and tiles ``bsr_matmul`` may use, by architecture.
 
 Ranges from the peers' kernels: torch's ``bsr_dense_addmm`` (stages, warps, row groups) and stk (steps inside a
-block). The tile's width is the weight's block, so it is no parameter.
+block). A tile is at most as wide as the weight's blocks are. ``_bsr_resources.py`` has shared memory and registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from autotune.arithmetic import cdiv, clamp, next_power_of_2
-from autotune.data import ITEMSIZE, Config, Device, Problem
+from autotune.data import Config, Device, Problem, Value
+from autotune.search_spaces._bsr_resources import (
+    Sizes,
+    keeps_few,
+    outputs,
+    shared_bytes,
+    sizes,
+    unrolls_little,
+)
 from autotune.search_spaces._rules import (
-    barrier_bytes,
     default_warps,
     feeds_warps,
-    fits_registers,
     fits_shared_memory,
+    largest_up_to,
     little_padding,
-    pipeline_buffers,
     worth_interpreting,
 )
 from autotune.space import Ranges, SearchSpace, by_arch
 
-_NVIDIA: Ranges = {
-    "BLOCK_M": (16, 32, 64, 128, 256),
-    "BLOCK_K": (16, 32, 64, 128, 256),
+_STRUCTURES = ("row", "ordered", "persistent", "split")
+#: Most blocks of a chunk.
+_SPLITS = (2, 4, 8, 16, 32, 64, 128)
+_TILES = (16, 32, 64, 128, 256)
+_SHARED: Ranges = {
+    "STRUCTURE": _STRUCTURES,
+    "SPLIT": _SPLITS,
+    # Programs of a persistent kernel that share a multiprocessor.
+    "PER_SM": (1, 2, 4),
+    "BLOCK_M": _TILES,
+    "BLOCK_N": _TILES,
+    "BLOCK_K": _TILES,
     "GROUP_M": (1, 2, 4, 8),
-    "num_warps": (1, 2, 4, 8),
-    "num_stages": (1, 2, 3, 4, 5),
 }
+_NVIDIA: Ranges = {**_SHARED, "num_warps": (1, 2, 4, 8), "num_stages": (1, 2, 3, 4, 5)}
 
 RANGES: Mapping[str, Ranges] = {
     "sm_80": _NVIDIA,
     "sm_90": _NVIDIA,
     "sm_100": {**_NVIDIA, "num_warps": (4, 8), "num_stages": (1, 2, 3, 4)},
-    "gfx942": {**_NVIDIA, "num_stages": (1, 2), "waves_per_eu": (0, 2), "kpack": (1, 2)},
+    "gfx942": {
+        **_SHARED,
+        "num_warps": (1, 2, 4, 8),
+        "num_stages": (1, 2),
+        "waves_per_eu": (0, 2),
+        "kpack": (1, 2),
+    },
     # Tile order, warps and stages change nothing there, so they are no choice.
-    "interpreter": {**_NVIDIA, "GROUP_M": (4,), "num_warps": (4,), "num_stages": (2,)},
+    "interpreter": {**_SHARED, "PER_SM": (1,), "GROUP_M": (4,), "num_warps": (4,), "num_stages": (2,)},
 }
 
+#: Chunks that a row may be cut into.
+MAX_CHUNKS = 32
+#: Of the sums that wait for the second launch.
+MAX_PARTIAL_BYTES = 2**30
 
+
+@lru_cache(maxsize=1024)
 def params(problem: Problem, device: Device) -> Ranges:
-    return by_arch(RANGES, device.arch)
+    """Those of the architecture, but for tiles over the problem's blocks, and chunks over its rows."""
+    ranges, known = by_arch(RANGES, device.arch), sizes(problem)
+    splits = tuple(split for split in _SPLITS if cuts(split, known))
+    return {
+        **ranges,
+        "STRUCTURE": _STRUCTURES if splits else _STRUCTURES[:-1],
+        "SPLIT": splits or _SPLITS[:1],
+        "BLOCK_N": tuple(size for size in _TILES if size <= known.outputs),
+        "BLOCK_K": tuple(size for size in _TILES if size <= known.inner),
+    }
+
+
+def cuts(split: int, known: Sizes) -> bool:
+    """Whether chunks of so many blocks cut the longest row, but not into too many, nor leave too large sums."""
+    partial_bytes = known.blocks // split * known.rows_of_x * known.outputs * 4
+    return 1 < cdiv(known.longest, split) <= MAX_CHUNKS and partial_bytes <= MAX_PARTIAL_BYTES
 
 
 def default(problem: Problem, device: Device) -> Config:
-    """Whole blocks where they fit, and four stages: on an H100 torch's fall-back of one costs a fifth."""
-    ranges = params(problem, device)
-    narrow = ITEMSIZE[str(problem["dtype"])] == 2
-    block_rows = problem.integer("BLOCK_ROWS")
-    block_m = clamp(next_power_of_2(problem.integer("M")), 16, 128 if narrow and block_rows <= 128 else 64)
-    chosen = {
-        "BLOCK_M": block_m,
-        "BLOCK_K": min(problem.integer("BLOCK_COLUMNS"), 64 if narrow else 32),
-        "GROUP_M": 4,
-        "num_warps": default_warps(block_m * block_rows, ranges),
-        "num_stages": 4 if 4 in ranges["num_stages"] else 2,
-        "waves_per_eu": 0,
-        "kpack": 1,
-    }
-    return Config({name: chosen[name] for name in ranges})
+    """Whole blocks where they fit, and four stages: on an H100 torch's fall-back of one costs a fifth.
+
+    Made smaller until the device holds it: stages first, then what a tile holds.
+    """
+    ranges, known = params(problem, device), sizes(problem)
+    narrow = known.itemsize == 2
+    chosen: dict[str, Value] = {name: values[0] for name, values in ranges.items()}
+    chosen |= _structure(known, ranges)
+    chosen["BLOCK_N"] = min(known.outputs, 128 if narrow else 64)
+    chosen["BLOCK_M"] = clamp(next_power_of_2(known.M), 16, 128 if narrow else 64)
+    chosen["BLOCK_K"] = min(known.inner, 64 if narrow else 32)
+    chosen["num_stages"] = largest_up_to(4, ranges, "num_stages")
+    chosen["GROUP_M"] = largest_up_to(4, ranges, "GROUP_M")
+    while True:
+        tile = int(chosen["BLOCK_M"]) * int(chosen["BLOCK_N"])
+        chosen["num_warps"] = default_warps(tile, ranges)
+        config = Config(SPACE.settle(chosen, problem, device, ranges))
+        if not any(rule(config, problem, device) for rule in _RULES):
+            return config
+        names = ("num_stages", "BLOCK_K", "BLOCK_M", "BLOCK_N")
+        name = next(name for name in names if int(chosen[name]) > int(ranges[name][0]))
+        chosen[name] = largest_up_to(int(chosen[name]) - 1, ranges, name)
+
+
+def _structure(known: Sizes, ranges: Ranges) -> dict[str, Value]:
+    """Rows that are several times the mean in chunks of about twice that; somewhat longer ones first."""
+    if known.imbalance < 2:
+        return {"STRUCTURE": "row"}
+    if known.imbalance == 2 or "split" not in ranges["STRUCTURE"]:
+        return {"STRUCTURE": "ordered"}
+    return {"STRUCTURE": "split", "SPLIT": largest_up_to(2 * known.mean, ranges, "SPLIT")}
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:
-    base = default(problem, device)
-    whole = problem.integer("BLOCK_COLUMNS")
-    return [Config({**base, "BLOCK_M": m, "BLOCK_K": k}) for m in (128, 64, 32, 16) for k in (whole, 32)]
-
-
-def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Shared memory of the pipelined tiles of x and of the weight, or of the result on its way out.
-
-    The load of a block's column must finish before those of its tiles can start: it takes half of the stages,
-    two on AMD. Read off Triton 3.9: 1 to 5 stages give 1, 2, 2, 2, 3 buffers on sm_90.
-    """
-    tile = (config.integer("BLOCK_M") + problem.integer("BLOCK_ROWS")) * config.integer("BLOCK_K")
-    stages = config.integer("num_stages")
-    left = max(1, stages - 1) if device.arch.startswith("gfx") else max(min(stages, 2), (stages + 1) // 2)
-    buffers = pipeline_buffers(Config(num_stages=left), device)
-    return max(buffers * tile, outputs(config, problem)) * ITEMSIZE[str(problem["dtype"])] + barrier_bytes(device)
-
-
-def outputs(config: Config, problem: Problem) -> int:
-    return config.integer("BLOCK_M") * problem.integer("BLOCK_ROWS")
-
-
-def divides_block(config: Config, problem: Problem, device: Device) -> str | None:
-    whole = problem.integer("BLOCK_COLUMNS")
-    if whole % config.integer("BLOCK_K") == 0:
-        return None
-    return f"BLOCK_K={config['BLOCK_K']} does not divide the weight's blocks of {whole} columns"
+    """Other tiles first, then other structures with the default's."""
+    base, ranges, known = default(problem, device), params(problem, device), sizes(problem)
+    whole = largest_up_to(known.inner, ranges, "BLOCK_K")
+    changes: list[dict[str, Value]] = [{"BLOCK_M": m, "BLOCK_K": k} for m in (64, 128, 32, 16) for k in (whole, 32)]
+    changes += [{"STRUCTURE": "persistent", "PER_SM": count} for count in ranges["PER_SM"]]
+    changes += [{"STRUCTURE": "split", "SPLIT": largest_up_to(known.mean // 2, ranges, "SPLIT")}]
+    found = {Config(SPACE.settle({**base, **change}, problem, device, ranges)): None for change in changes}
+    return [config for config in found if SPACE.why_not(config, problem, device) is None]
 
 
 def steps(config: Config, problem: Problem) -> int:
-    tiles = cdiv(problem.integer("M"), config.integer("BLOCK_M"))
-    block_rows = problem.integer("N") // problem.integer("BLOCK_ROWS")
-    stored_columns = cdiv(problem.integer("K") * problem.integer("density"), 100)
-    return tiles * block_rows * cdiv(stored_columns, config.integer("BLOCK_K"))
+    """Tile products, and programs that have none."""
+    known = sizes(problem)
+    tiles = problem.integer("B", 1) * cdiv(known.M, config.integer("BLOCK_M"))
+    tiles *= known.outputs // config.integer("BLOCK_N")
+    return tiles * (known.rows + known.blocks * (known.inner // config.integer("BLOCK_K")))
 
+
+_RULES = (
+    little_padding({"BLOCK_M": "M"}, params),
+    feeds_warps(outputs, params),
+    keeps_few,
+    unrolls_little,
+    fits_shared_memory(shared_bytes),
+)
 
 SPACE = SearchSpace(
     params=params,
     default=default,
-    constraints=(
-        little_padding({"BLOCK_M": "M"}, params),
-        divides_block,
-        feeds_warps(outputs, params),
-        fits_registers(outputs),
-        fits_shared_memory(shared_bytes),
-        worth_interpreting(steps, default),
-    ),
+    constraints=(*_RULES, worth_interpreting(steps, default)),
+    matters={
+        "SPLIT": lambda config, problem, device: config["STRUCTURE"] == "split",
+        "PER_SM": lambda config, problem, device: config["STRUCTURE"] == "persistent",
+        "GROUP_M": lambda config, problem, device: config["STRUCTURE"] == "row",
+    },
     seeds=seeds,
 )

@@ -1,0 +1,146 @@
+"""Where a block-sparse matrix has blocks: what kernels need to know of it, worked out once and kept with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from autotune.arithmetic import cdiv
+from autotune.kernels._bsr_chunks import Chunks, chunks_of
+
+#: Stored blocks in percent of all; a problem names the nearest, so that matrices of one kind share it.
+DENSITIES = (1, 2, 5, 10, 20, 35, 50, 75, 100)
+#: Blocks of the fullest block row over those of the mean one; likewise.
+IMBALANCES = (1, 2, 4, 16)
+
+
+def nearest(value: float, steps: Sequence[int]) -> int:
+    """The step nearest by ratio; of two equally near the smaller."""
+    return min(steps, key=lambda step: max(step, value) / max(1e-9, min(step, value)))
+
+
+def density_step(blocks: int, places: int) -> int:
+    """Of :data:`DENSITIES`, for ``blocks`` stored in so many places; a matrix without places is full."""
+    return nearest(100 * blocks / places, DENSITIES) if places else 100
+
+
+def imbalance_step(longest: int, blocks: int, rows: int) -> int:
+    """Of :data:`IMBALANCES`. The mean is rounded up: where no row could be shorter the step is 1."""
+    return nearest(longest / cdiv(blocks, rows), IMBALANCES) if blocks else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Facts of a pattern of ``rows`` x ``across`` blocks. Index tensors are int32, on the pattern's device."""
+
+    rows: int
+    across: int
+    #: Stored blocks.
+    blocks: int
+    #: Blocks of the fullest block row.
+    longest: int
+    #: (blocks,): the block row of each stored block.
+    row_of: torch.Tensor
+    #: (blocks,): its block column.
+    column_of: torch.Tensor
+    _chunks: dict[int, Chunks] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def density(self) -> int:
+        """The nearest of :data:`DENSITIES`."""
+        return density_step(self.blocks, self.rows * self.across)
+
+    @cached_property
+    def imbalance(self) -> int:
+        """The nearest of :data:`IMBALANCES`."""
+        return imbalance_step(self.longest, self.blocks, self.rows)
+
+    @cached_property
+    def starts(self) -> torch.Tensor:
+        """(rows + 1,): where each block row starts."""
+        return _starts(self.row_of, self.rows)
+
+    @cached_property
+    def longest_first(self) -> torch.Tensor:
+        """(rows,): block rows by their number of blocks, equal ones in order."""
+        return torch.argsort(self.starts.diff(), descending=True, stable=True).int()
+
+    @cached_property
+    def transposed(self) -> tuple[Pattern, torch.Tensor]:
+        """The pattern of the transpose, and (blocks,) the stored block that each of its blocks is."""
+        stored = torch.argsort(self.column_of, stable=True)
+        pattern = _pattern(self.column_of[stored], self.row_of[stored], self.across, self.rows)
+        return pattern, stored.int()
+
+    def chunks(self, most: int) -> Chunks:
+        """Its block rows in chunks of at most ``most`` blocks."""
+        if most not in self._chunks:
+            self._chunks[most] = chunks_of(self.starts, most)
+        return self._chunks[most]
+
+
+def pattern_of(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Pattern:
+    """The pattern of a block-sparse matrix, from where it was kept on ``crow`` if it was worked out before.
+
+    The first call reads the device; so make one before a CUDA graph is recorded. Nothing can be kept of tensors
+    made in torch.inference_mode(), which don't tell when they change: with them every call reads the device.
+
+    :param crow: (rows + 1,) int32 or int64: where each block row starts in ``columns``
+    :param columns: (blocks,) int32 or int64: block columns, ascending in each block row
+    :param across: blocks in a whole row
+    :raises ValueError: if offsets don't ascend from 0 to the number of blocks, or a column is out of range,
+        repeated or out of order.
+    """
+    now = version(crow), version(columns), across
+    kept: Any = getattr(crow, "_autotune_pattern", None)
+    if kept is not None and kept[0] == now and kept[1] is columns:
+        pattern: Pattern = kept[2]
+        return pattern
+    pattern = _checked(crow, columns, across)
+    if None not in now:
+        # With the columns themselves: once they are gone others may be where they were.
+        crow._autotune_pattern = (now, columns, pattern)  # type: ignore[attr-defined]
+    return pattern
+
+
+def version(tensor: torch.Tensor) -> int | None:
+    """Changes when the numbers in the tensor are overwritten; None if that can't be known."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _checked(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Pattern:
+    for name, tensor in (("crow", crow), ("columns", columns)):
+        if tensor.dtype not in (torch.int32, torch.int64) or tensor.dim() != 1:
+            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}; it must be int32 or int64, 1-D")
+    if crow.numel() == 0:
+        raise ValueError("crow is empty; it has one offset more than there are block rows")
+    rows, blocks = crow.numel() - 1, columns.numel()
+    counts = crow.diff()
+    ends = [int(crow[0]), int(crow[-1])]
+    if ends != [0, blocks] or (rows and int(counts.min()) < 0):
+        raise ValueError(
+            f"crow goes from {ends[0]} to {ends[1]}; it must ascend from 0 to the {blocks} blocks stored"
+        )
+    if blocks:
+        low, high = (int(end) for end in columns.aminmax())
+        if low < 0 or high >= across:
+            raise ValueError(f"columns go from {low} to {high}; block columns are 0 to {across - 1}")
+    row_of = torch.repeat_interleave(torch.arange(rows, device=crow.device), counts, output_size=blocks)
+    places = row_of * across + columns
+    if bool((places.diff() <= 0).any()):
+        raise ValueError("columns are repeated or out of order in a block row; sort them and add up what is double")
+    return _pattern(row_of.int(), columns.int(), rows, across)
+
+
+def _pattern(row_of: torch.Tensor, column_of: torch.Tensor, rows: int, across: int) -> Pattern:
+    longest = int(_starts(row_of, rows).diff().max()) if rows else 0
+    return Pattern(rows, across, row_of.numel(), longest, row_of, column_of)
+
+
+def _starts(row_of: torch.Tensor, rows: int) -> torch.Tensor:
+    """Offsets of the rows of sorted row numbers."""
+    return torch.searchsorted(row_of, torch.arange(rows + 1, device=row_of.device, dtype=torch.int32)).int()
