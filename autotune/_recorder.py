@@ -28,7 +28,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in self.claimed:
-            self.inside = self.count(func, *calls.autocast(args, kwargs))
+            self.inside = self.count(func, *calls.autocast(self.claimed, func, args, kwargs))
         try:
             return func(*args, **kwargs)
         finally:
@@ -84,7 +84,7 @@ def _claims() -> Table:
 
 
 def _own(operator: Operator) -> Serves:
-    return Serves(lambda *args: operator.kernel_args(*args))
+    return Serves(lambda *args: operator.kernel_args(*args), autocast=False)
 
 
 @contextmanager

@@ -52,8 +52,10 @@ def read(claimed: Table, call: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
     return "; ".join(refusals)
 
 
-def autocast(args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The arguments as autocast hands them to matrix products and attention; as they are where it is off."""
+def autocast(claimed: Table, call: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a claimed call as autocast hands them on; as they are where it leaves them alone."""
+    if not any(serves.autocast for _, _, serves in claimed[call]):
+        return args, kwargs
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     kind = tensors[0].device.type if tensors else "meta"
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):

@@ -96,6 +96,8 @@ class Operator:
     #: The kernel's arguments -> what a torch call that this kernel serves gets; the front, where it takes them.
     apply: Callable[..., Any] | None = None
     saves_results: bool = False
+    #: Classes that its arguments are made with, to be had beside the function: ``autotune.ops.BlockMask``.
+    types: tuple[type, ...] = ()
     #: Also define ``NAME_out``, whose keyword argument ``Tensor(a!) out`` goes to the kernel's ``run`` as ``out=``.
     out: bool = False
 
@@ -112,6 +114,8 @@ class Serves:
     args: Callable[..., tuple[Any, ...] | str]
     #: (result, *the call's arguments) -> the call's result: a bias, say.
     finish: Callable[..., Any] | None = None
+    #: Whether torch casts the call's arguments where autocast is on, as those of matrix products.
+    autocast: bool = True
 
 
 @dataclass(frozen=True)

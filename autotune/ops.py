@@ -82,18 +82,20 @@ def _define_out(name: str, schema: str, compute: Callable[..., Any]) -> None:
     torch.library.register_fake(f"{name}_out")(lambda *args, out: None)
 
 
-_fronts: dict[str, Callable[..., Any]] = {}
+#: Functions and the classes of their arguments, by name.
+_public: dict[str, Any] = {}
 
 
 def _register() -> None:
     """Define the operators of all kernels that have none yet."""
     for name in registry.entries():
         operator = registry.load(name).kernel.operator
-        if operator is not None and operator.front.__name__ not in _fronts:
+        if operator is not None and operator.front.__name__ not in _public:
             _define(name, operator)
-            _fronts[operator.front.__name__] = operator.front
+            _public[operator.front.__name__] = operator.front
+            _public.update({kind.__name__: kind for kind in operator.types})
     # Module attributes, so that torch.compile sees plain functions.
-    globals().update(_fronts)
+    globals().update(_public)
 
 
 _register()
@@ -102,6 +104,6 @@ _register()
 def __getattr__(name: str) -> Any:
     """Operators of kernels that were registered after this module was imported."""
     _register()
-    if name not in _fronts:
-        raise AttributeError(f"no operator {name!r}; there are {', '.join(sorted(_fronts))}")
-    return _fronts[name]
+    if name not in _public:
+        raise AttributeError(f"no operator {name!r}; there are {', '.join(sorted(_public))}")
+    return _public[name]

@@ -22,7 +22,7 @@ class _Router(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in self.claimed or _transformed():
             return func(*args, **kwargs)
-        cast_args, cast_kwargs = calls.autocast(args, kwargs)
+        cast_args, cast_kwargs = calls.autocast(self.claimed, func, args, kwargs)
         served = calls.read(self.claimed, func, cast_args, cast_kwargs)
         if not isinstance(served, calls.Served) or served.kernel.operator is None:
             return func(*args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from autotune.arithmetic import cdiv
 from autotune.data import Config, Value
@@ -70,29 +71,24 @@ def steps(
 
 
 def signatures(launches: tuple[Step, ...], *, dtype: str, aligned: bool) -> tuple[Signature, ...]:
+    return tuple(_signature(step, TRITON_NAMES[dtype], aligned) for step in launches)
+
+
+def _signature(step: Step, dtype: str, aligned: bool) -> Signature:
+    absent: dict[str, Any] = {} if step.constexprs.get("DOCUMENTS", True) else dict.fromkeys(_DOCUMENTS)
     pointers = {
-        **dict.fromkeys(_NARROW, TRITON_NAMES[dtype]),
+        **dict.fromkeys(_NARROW, dtype),
         **dict.fromkeys(_WIDE, "fp32"),
         **dict.fromkeys((*_LISTS, *_DOCUMENTS), "i32"),
     }
-
-    def absent(step: Step) -> tuple[str, ...]:
-        return () if step.constexprs.get("DOCUMENTS", True) else _DOCUMENTS
-
-    return tuple(
-        signature(
-            step.function,
-            step.programs,
-            pointers={
-                name: kind
-                for name, kind in pointers.items()
-                if name in step.function.arg_names and name not in absent(step)
-            },
-            misaligned=() if aligned else ("q", "k", "v"),
-            integers=step.integers,
-            floats=tuple(name for name in _FLOATS if name in step.function.arg_names),
-            constexprs={**step.constexprs, **dict.fromkeys(absent(step))},
-            config=step.config,
-        )
-        for step in launches
+    taken = [name for name in step.function.arg_names if name not in absent]
+    return signature(
+        step.function,
+        step.programs,
+        pointers={name: pointers[name] for name in taken if name in pointers},
+        misaligned=() if aligned else ("q", "k", "v"),
+        integers=step.integers,
+        floats=tuple(name for name in _FLOATS if name in taken),
+        constexprs={**step.constexprs, **absent},
+        config=step.config,
     )

@@ -95,7 +95,7 @@ def sdpa(
         )
 
     # Operators run below torch.autograd, where its own functions record nothing.
-    _, pull_back = torch.func.vjp(attend, q, k, v)
+    pull_back = torch.func.vjp(attend, q, k, v)[1]
     dq, dk, dv = pull_back(d_out)
     return dq.contiguous(), dk.contiguous(), dv.contiguous()
 

@@ -97,6 +97,8 @@ def _check_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMa
     batch, heads, rows, columns = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
     if tuple(mask.shape) != (rows, columns):
         raise ValueError(f"mask is for {tuple(mask.shape)} queries and keys; q and k have {rows} and {columns}")
+    if mask.by_row.offsets.device != q.device:
+        raise ValueError(f"mask is on {mask.by_row.offsets.device} but q is on {q.device}; make it there")
     if any(size not in BLOCKS for size in mask.block):
         raise ValueError(f"mask has blocks of {tuple(mask.block)}; sizes are {', '.join(map(str, BLOCKS))}")
     if mask.batches not in (1, batch) or mask.heads not in (1, heads):
@@ -185,4 +187,5 @@ OPERATOR = Operator(
     kernel_args=_kernel_args,
     apply=_apply,
     saves_results=True,
+    types=(BlockMask,),
 )

@@ -10,10 +10,8 @@ from autotune.kernel import Field
 from autotune.kernels._attention_tiles import MAX_HEAD_DIM, whole_groups
 from autotune.kernels._block_mask import BLOCKS, BlockMask
 from autotune.kernels._block_mask_lists import BlockLists, decoded, grid_of, listed
+from autotune.kernels._density import DENSITIES, nearest
 from autotune.kernels._tensors import random, relaid
-
-#: Blocks listed in percent of all; a problem names the nearest, so that masks of one kind share it.
-DENSITIES = (1, 2, 5, 10, 20, 35, 50, 75, 100)
 
 _SIZES = ("B", "H", "HKV", "SQ", "SK", "D")
 
@@ -46,12 +44,6 @@ def sizes(problem: Problem) -> tuple[int, ...]:
     return *(problem.integer(name) for name in _SIZES), problem.integer("DV", 0) or problem.integer("D")
 
 
-def density(share: float) -> int:
-    """The one of :data:`DENSITIES` nearest, by ratio, to a share from 0 to 1."""
-    percent = 100 * share
-    return min(DENSITIES, key=lambda bucket: max(bucket, percent) / max(1e-9, min(bucket, percent)))
-
-
 def is_plain(mask: BlockMask) -> bool:
     """Whether it is all of the causal rule, on equally many queries and keys, or lists all blocks. Host-static."""
     if mask.window or mask.q_documents is not None or (mask.is_causal and mask.shape[0] != mask.shape[1]):
@@ -65,7 +57,7 @@ def traits(mask: BlockMask) -> dict[str, int | bool]:
     return {
         "BLOCK_Q": mask.block[0],
         "BLOCK_KV": mask.block[1],
-        "density": density(mask.share),
+        "density": nearest(100 * mask.share, DENSITIES),
         "causal": mask.is_causal,
         "window": mask.window > 0,
         "documents": mask.q_documents is not None,
@@ -79,7 +71,7 @@ def rule(problem: Problem) -> str | None:
     if plain and (_hides_more(problem) or (causal and problem["SQ"] != problem["SK"])):
         return "plain=true is for no rule, or for causal alone with SQ equal to SK"
     shape, block, (rows, columns) = _shape(problem)
-    whole = density(_most(shape, block, causal) / max(1, rows * columns))
+    whole = nearest(100 * _most(shape, block, causal) / max(1, rows * columns), DENSITIES)
     if problem.integer("density") > whole or (plain and problem["density"] != whole):
         return f"density={problem['density']} does not fit: of all blocks the rules leave {whole} percent"
     return whole_groups(problem)
@@ -110,7 +102,7 @@ def _all_blocks(problem: Problem) -> int:
     named = problem.integer("density")
     below = total * named // 100
     near = sorted((min(most, below), min(most, below + 1)), key=lambda blocks: abs(blocks - total * named / 100))
-    return next((blocks for blocks in near if total and density(blocks / total) == named), near[0])
+    return next((blocks for blocks in near if total and nearest(100 * blocks / total, DENSITIES) == named), near[0])
 
 
 def _shape(problem: Problem) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -34,21 +34,27 @@ class BsrWeight(NamedTuple):
         """
         if isinstance(weight, BsrWeight):
             return weight
+        kept: Any = getattr(weight, "_autotune_parts", None)
+        # In every key of a call: what was kept is no inference tensor's, so that its version can be read as it is.
+        if kept is not None and kept[0] == weight._version and not weight.requires_grad:
+            parts: BsrWeight = kept[1]
+            return parts
         if not isinstance(weight, torch.Tensor) or weight.layout != torch.sparse_bsr:
             layout = getattr(weight, "layout", type(weight).__name__)
             raise ValueError(f"w_bsr is {layout}; make it block-sparse with weight.to_sparse_bsr((32, 32))")
         if weight.dim() != 2:
             raise ValueError(f"w_bsr has shape {tuple(weight.shape)}; it must have 2 dimensions")
-        now, kept = version(weight), getattr(weight, "_autotune_parts", None)
-        if kept is None or kept[0] is None or kept[0] != now:
+        now = version(weight)
+        if kept is None or kept[0] != now:
             # Detached: the same memory and version, without autograd's note that it is a view of a sparse tensor,
             # which torch.compile would follow and refuse, and which would keep the weight alive from within.
             values = weight.values().detach()
             rows, columns = weight.shape
             kept = now, cls(weight.crow_indices(), weight.col_indices(), values, (rows, columns))
-            holder: Any = weight
-            holder._autotune_parts = kept
-        parts: BsrWeight = kept[1]
+            if now is not None:
+                holder: Any = weight
+                holder._autotune_parts = kept
+        parts = kept[1]
         return parts._replace(values=weight.values()) if weight.requires_grad else parts
 
     @property

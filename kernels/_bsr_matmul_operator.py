@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from autotune.kernel import Operator, Serves, Tensors
+from autotune.kernels._activation_operator import activation_gradient
 from autotune.kernels._bsr import BsrWeight
 from autotune.kernels._bsr_matmul_problem import ACTIVATIONS
-from autotune.kernels._gemm_operator import BIAS_MISFIT, _before, bias_fits
+from autotune.kernels._gemm_operator import BIAS_MISFIT, bias_fits
 
 
 def check(
@@ -124,7 +125,7 @@ def _backward(gradients: Tensors, inputs: tuple[Any, ...], results: Tensors) -> 
     weight = crow, columns, values, n, k
     before = gradient
     if activation is not None:
-        before = _before(
+        before = activation_gradient(
             activation, gradient, torch.ops.autotune.bsr_matmul(x, *weight, bias, None, transposed, by_column)
         )
     grad_x = grad_values = None
@@ -160,6 +161,7 @@ OPERATOR = Operator(
     backward=_backward,
     kernel_args=_kernel_args,
     apply=lambda x, weight, bias: bsr_matmul(x, weight, bias=bias),
+    types=(BsrWeight,),
 )
 
 SERVES = {torch.nn.functional.linear: Serves(_linear)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,21 +10,10 @@ import torch
 
 from autotune.arithmetic import cdiv
 from autotune.kernels._bsr_chunks import Chunks, chunks_of
+from autotune.kernels._density import density_step, nearest
 
-#: Stored blocks in percent of all; a problem names the nearest, so that matrices of one kind share it.
-DENSITIES = (1, 2, 5, 10, 20, 35, 50, 75, 100)
-#: Blocks of the fullest block row over those of the mean one; likewise.
+#: Blocks of the fullest block row over those of the mean one; problems name the nearest.
 IMBALANCES = (1, 2, 4, 16)
-
-
-def nearest(value: float, steps: Sequence[int]) -> int:
-    """The step nearest by ratio; of two equally near the smaller."""
-    return min(steps, key=lambda step: max(step, value) / max(1e-9, min(step, value)))
-
-
-def density_step(blocks: int, places: int) -> int:
-    """Of :data:`DENSITIES`, for ``blocks`` stored in so many places; a matrix without places is full."""
-    return nearest(100 * blocks / places, DENSITIES) if places else 100
 
 
 def imbalance_step(longest: int, blocks: int, rows: int) -> int:
@@ -95,15 +83,16 @@ def pattern_of(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Patter
     :raises ValueError: if offsets don't ascend from 0 to the number of blocks, or a column is out of range,
         repeated or out of order.
     """
-    now = version(crow), version(columns), across
     kept: Any = getattr(crow, "_autotune_pattern", None)
-    if kept is not None and kept[0] == now and kept[1] is columns:
+    # In every key of a call: what was kept is no inference tensor's, so that versions can be read as they are.
+    if kept is not None and kept[0] is columns and kept[1] == (crow._version, columns._version, across):
         pattern: Pattern = kept[2]
         return pattern
     pattern = _checked(crow, columns, across)
+    now = version(crow), version(columns), across
     if None not in now:
         # With the columns themselves: once they are gone others may be where they were.
-        crow._autotune_pattern = (now, columns, pattern)  # type: ignore[attr-defined]
+        crow._autotune_pattern = (columns, now, pattern)  # type: ignore[attr-defined]
     return pattern
 
 

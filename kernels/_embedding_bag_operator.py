@@ -133,8 +133,6 @@ def _served(
         return f"the mode is {mode}"
     if indices.is_nested:
         return "the indices are nested"
-    if torch.is_autocast_enabled(weight.device.type):
-        return "autocast is on, which leaves embedding_bag alone"
     bags = Bags(indices, offsets, mode, per_sample_weights, padding_idx, include_last_offset)
     try:
         check_weight(weight, bags)
@@ -155,4 +153,4 @@ OPERATOR = Operator(
     apply=_apply,
 )
 
-SERVES = {torch.nn.functional.embedding_bag: Serves(_served)}
+SERVES = {torch.nn.functional.embedding_bag: Serves(_served, autocast=False)}

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from autotune.kernel import Operator, Serves
+from autotune.kernels._activation_operator import activation_gradient
 from autotune.kernels._gemm_arguments import FP8, result_dtype, result_shape
 from autotune.kernels._gemm_check_operator import check, check_out
 
@@ -97,7 +98,7 @@ def _backward(
 
     before = gradient
     if activation is not None:
-        before = _before(activation, gradient, product(a, b, bias, gradient.dtype))
+        before = activation_gradient(activation, gradient, product(a, b, bias, gradient.dtype))
     grad_bias = None if bias is None else before.sum_to_size(bias.shape)
     before = before.to(a.dtype)
     grad_a = grad_b = None
@@ -109,27 +110,6 @@ def _backward(
             left, right = a.flatten(0, -2), before.flatten(0, -2)
         grad_b = product(left.mT.conj(), right, None, b.dtype).sum_to_size(b.shape)
     return grad_a, grad_b, grad_bias, None, None if residual is None else gradient, *[None] * 6
-
-
-def _before(activation: str, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The gradient of an activation's argument ``x``."""
-    if activation == "relu":
-        return gradient * (x > 0)
-    if activation in ("gelu", "gelu_tanh"):
-        exact: torch.Tensor = aten.gelu_backward(
-            gradient, x, approximate="tanh" if activation == "gelu_tanh" else "none"
-        )
-        return exact
-    if activation == "silu":
-        return _before_silu(gradient, x)
-    gate, up = x.chunk(2, dim=-1)
-    return torch.cat([_before_silu(gradient * up, gate), gradient * torch.nn.functional.silu(gate)], dim=-1)
-
-
-def _before_silu(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    # torch's own, aten.silu_backward, has no derivative.
-    sigmoid = torch.sigmoid(x)
-    return gradient * sigmoid * (1 + x * (1 - sigmoid))
 
 
 def _call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> Arguments | str:

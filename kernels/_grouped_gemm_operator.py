@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import torch
 
 from autotune.kernel import Operator, Serves
+from autotune.kernels._activation_operator import activation_gradient
 from autotune.kernels._gemm_arguments import ACTIVATIONS
-from autotune.kernels._gemm_operator import _before
 from autotune.kernels._values import checks_values
 
 #: The kernel's arguments, in its order.
@@ -121,7 +121,7 @@ def _backward(
     x, w, offs, bias, activation = inputs
     product, weight_gradient = torch.ops.autotune.grouped_gemm, torch.ops.autotune.grouped_gemm_weight_gradient
     if activation is not None:
-        gradient = _before(activation, gradient, product(x, w, offs, bias, None))
+        gradient = activation_gradient(activation, gradient, product(x, w, offs, bias, None))
     grad_x = grad_w = grad_bias = None
     if x.requires_grad:
         grad_x = product(gradient, w.mT, offs, None, None)

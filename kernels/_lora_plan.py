@@ -35,7 +35,6 @@ class Sizes:
 class Launch:
     function: Any
     programs: int
-    #: Every integer that some function of a config takes, and every constant.
     integers: Mapping[str, int]
     constexprs: Mapping[str, Any]
 
@@ -49,18 +48,12 @@ def sorts(config: Config) -> bool:
     return config["STRUCTURE"] == "grouped"
 
 
-def parts(config: Config) -> int:
-    """Of K, whose sums the second launch adds up."""
-    return config.integer("SPLIT_K")
-
-
 def launches(sizes: Sizes, config: Config) -> tuple[Launch, ...]:
-    stages = config.integer("num_stages")
     constexprs = {
         "R": sizes.R,
         "RANKS": next_power_of_2(sizes.R),
         "EVEN_K": sizes.K % config.integer("BLOCK_K") == 0,
-        "STAGES": stages,
+        "STAGES": config.integer("num_stages"),
         "IN_PLACE": sizes.in_place,
         **dict(zip(("stride_ar", "stride_ak"), sizes.strides_a[1:], strict=True)),
         **dict(zip(("stride_bn", "stride_br"), sizes.strides_b[1:], strict=True)),
@@ -87,4 +80,4 @@ def launches(sizes: Sizes, config: Config) -> tuple[Launch, ...]:
         rows, shrink, expand = sizes.T, shrink_row, expand_row
     else:
         rows, shrink, expand = cdiv(sizes.T, config.integer("BLOCK_M")), shrink_tile, expand_tile
-    return made(shrink, rows * ranks * parts(config)), made(expand, rows * tiles_n)
+    return made(shrink, rows * ranks * config.integer("SPLIT_K")), made(expand, rows * tiles_n)

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import torch
 
+from autotune.arithmetic import cdiv
 from autotune.data import ITEMSIZE, Device, Problem
 from autotune.kernel import Field, Provider, Work
 from autotune.kernels._lora_operator import check, check_values
@@ -75,8 +76,7 @@ def _ids(tokens: int, adapters: int, generator: torch.Generator) -> torch.Tensor
     if adapters == 0:
         return torch.full((tokens,), -1, dtype=torch.int32)
     run = 1 if tokens <= DECODED else _RUN
-    runs = -(-tokens // run)
-    ids = torch.randint(adapters, (runs,), generator=generator, dtype=torch.int32)
+    ids = torch.randint(adapters, (cdiv(tokens, run),), generator=generator, dtype=torch.int32)
     ids = ids.repeat_interleave(run)[:tokens]
     ids[15::16] = -1
     return ids
@@ -85,7 +85,7 @@ def _ids(tokens: int, adapters: int, generator: torch.Generator) -> torch.Tensor
 def work(problem: Problem) -> Work:
     """Of the adapters that :func:`inputs` draws, each read once; as if every token had one."""
     tokens, width, outputs, rank, adapters = sizes(problem)
-    runs = tokens if tokens <= DECODED else -(-tokens // _RUN)
+    runs = tokens if tokens <= DECODED else cdiv(tokens, _RUN)
     weights = min(runs, adapters) * rank * (width + outputs)
     moved = tokens * (width + outputs * (2 if problem.get("base") else 1)) + weights
     return Work(flops=2 * tokens * rank * (width + outputs), bytes=moved * ITEMSIZE[str(problem["dtype"])])

@@ -65,6 +65,10 @@ def sddmm(pattern_bsr: torch.Tensor | BsrWeight, a: torch.Tensor, b: torch.Tenso
             f"pattern_bsr is {pattern_bsr.layout}; make it block-sparse with pattern.to_sparse_bsr((32, 32))"
         )
     pattern = BsrWeight.of(pattern_bsr)
+    if pattern.values.dim() != 3:
+        raise ValueError(
+            f"pattern_bsr's values are {tuple(pattern.values.shape)}; they must be (blocks, rows, columns of a block)"
+        )
     if pattern.shape != (a.shape[0], b.shape[-1]):
         raise ValueError(
             f"pattern_bsr is {tuple(pattern.shape)}, a is {tuple(a.shape)} and b is {tuple(b.shape)}; "

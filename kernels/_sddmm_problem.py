@@ -8,7 +8,8 @@ import torch
 
 from autotune.data import ITEMSIZE, Device, Problem
 from autotune.kernel import Field, Provider, Work
-from autotune.kernels._bsr_pattern import DENSITIES, pattern_of
+from autotune.kernels._bsr_pattern import pattern_of
+from autotune.kernels._density import DENSITIES
 from autotune.kernels._sddmm_operator import check
 from autotune.kernels._tensors import random, relaid
 
@@ -100,7 +101,8 @@ def _sampled_addmm(
 
     check(a, b, crow, columns, block_rows, block_columns)
     pattern_of(crow, columns, b.shape[1] // block_columns)
-    values = a.new_empty(columns.numel(), block_rows, block_columns)
+    # Zeros: where K is 0 it multiplies what lies there by beta.
+    values = a.new_zeros(columns.numel(), block_rows, block_columns)
     sparse = torch.sparse_bsr_tensor(
         crow, columns.to(crow.dtype), values, (a.shape[0], b.shape[1]), check_invariants=False
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from autotune.data import ITEMSIZE
@@ -34,6 +36,14 @@ def matrix_layout(matrix: torch.Tensor) -> str:
     if matrix.stride(-1) == 1 or matrix.size(-1) <= 1:
         return "n"
     return "t" if matrix.stride(-2) == 1 or matrix.size(-2) <= 1 else "s"
+
+
+def foldable(tensor: torch.Tensor) -> bool:
+    """Whether all but the last dimension are evenly spaced rows."""
+    dims = [
+        (size, stride) for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size != 1
+    ]
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(dims))
 
 
 def heads_layout(*tensors: torch.Tensor) -> str:

@@ -115,7 +115,7 @@ def run(
     score_scale, _ = score_factors(scale, None, q.shape[3])
     if must_widen(listed_keys_gradient, q):
         wide = [t.float() for t in (d_out, q, k, v, out)]
-        dq, dk, dv = run(config, wide[0], d_lse, *wide[1:], lse, mask, scale)
+        dq, dk, dv = run(config, wide[0], d_lse, wide[1], wide[2], wide[3], wide[4], lse, mask, scale)
         return dq.to(q.dtype), dk.to(q.dtype), dv.to(q.dtype)
     d_out, out, lse = row_contiguous(d_out), row_contiguous(out), lse.contiguous()
     integers = {

@@ -7,7 +7,6 @@ as run side by side, the longest rows first. ``split``: long rows in chunks, who
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable
 from typing import Any
@@ -24,15 +23,14 @@ from autotune.kernels._bsr_matmul_reference import PROVIDERS, baseline, referenc
 from autotune.kernels._bsr_pattern import Pattern
 from autotune.kernels._bsr_walk import walk
 from autotune.kernels._launch import TRITON_NAMES, launch, multiprocessors, must_widen, signature
-from autotune.kernels._tensors import aligned, dtype_name, matrix_layout
+from autotune.kernels._tensors import aligned, dtype_name, foldable, matrix_layout
 
 
 def _batched(x: torch.Tensor, by_column: bool) -> torch.Tensor:
     """(..., inner) as (batch, M, inner): one product where evenly spaced rows make it one, or a copy if need be."""
     if x.dim() <= 2:
         return x.reshape(1, -1, x.shape[-1]) if x.dim() == 1 else x.unsqueeze(0)
-    dims = [(size, stride) for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True) if size != 1]
-    if not by_column and all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(dims)):
+    if not by_column and foldable(x):
         return x.reshape(1, math.prod(x.shape[:-1]), x.shape[-1])
     return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
 
@@ -85,7 +83,7 @@ def key(
     by_column: bool = False,
 ) -> Hashable:
     weight = BsrWeight.of(w_bsr)
-    values = weight.values
+    values, pattern = weight.values, weight.pattern
     # What is not here, run refuses. The density follows from the number of blocks.
     return (
         x.shape,
@@ -96,7 +94,7 @@ def key(
         weight.shape,
         values.shape,
         values.dtype,
-        _walk_of(weight, transposed)[0].imbalance,
+        pattern.transposed[0].imbalance if transposed else pattern.imbalance,
         values.is_cuda and semi_structured(weight),
         bias is None,
         activation,

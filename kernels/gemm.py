@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable
 from typing import Any
@@ -23,7 +22,7 @@ from autotune.kernels._gemm_problem import FIELDS, inputs, product_of, rule, wor
 from autotune.kernels._gemm_reference import baseline, peer, reference
 from autotune.kernels._gemm_tiled import tiled
 from autotune.kernels._launch import TRITON_NAMES, launch, multiprocessors, must_widen, signature
-from autotune.kernels._tensors import DTYPE_NAMES, aligned, dtype_name, matrix_layout
+from autotune.kernels._tensors import DTYPE_NAMES, aligned, dtype_name, foldable, matrix_layout
 
 
 def _batched(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,19 +32,13 @@ def _batched(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     """
     if a.dim() == b.dim() == 2:
         return a.unsqueeze(0), b.unsqueeze(0)
-    if b.dim() == 2 and _foldable(a):
+    if b.dim() == 2 and foldable(a):
         return a.reshape(1, math.prod(a.shape[:-1]), a.shape[-1]), b.unsqueeze(0)
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     count = math.prod(batch)
     wide_a = a.expand(*batch, *a.shape[-2:]).reshape(count, *a.shape[-2:])
     wide_b = b.expand(*batch, *b.shape[-2:]).reshape(count, *b.shape[-2:])
     return wide_a, wide_b
-
-
-def _foldable(a: torch.Tensor) -> bool:
-    """Whether all but the last dimension are evenly spaced rows."""
-    dims = [(size, stride) for size, stride in zip(a.shape[:-1], a.stride()[:-1], strict=True) if size != 1]
-    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(dims))
 
 
 def problem(

@@ -17,7 +17,7 @@ from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
 from autotune.kernels._lora_operator import OPERATOR, check, check_values
-from autotune.kernels._lora_plan import Sizes, launches, parts, sorts
+from autotune.kernels._lora_plan import Sizes, launches, sorts
 from autotune.kernels._lora_problem import FIELDS, PROVIDERS, baseline, inputs, reference, sizes, work
 from autotune.kernels._lora_rows import shrink_row
 from autotune.kernels._tensors import aligned, dtype_name, matrix_layout
@@ -106,16 +106,18 @@ def run(
         strides_b=b.stride(),
         stride_base=0 if base is None else base.stride(0),
         stride_out=result.stride(0),
-        in_place=base is not None and base.data_ptr() == result.data_ptr(),
+        in_place=base is not None and (base.data_ptr(), base.stride()) == (result.data_ptr(), result.stride()),
     )
     ids = adapter_ids.contiguous()
     order = torch.sort(ids, stable=True).indices if sorts(config) else None
-    # The one launch of the fused structure has no parts, and takes no h.
-    h = torch.empty(parts(config), tokens, a.shape[1], dtype=torch.float32, device=x.device)
-    values: dict[str, Any] = {"x": x, "a": a, "b": b, "ids": ids, "order": order, "h": h, "base": base}
-    for step in launches(call, config):
-        values |= {**step.integers, "out": result, "scale": scale}
-        args = [values[name] for name in step.given(*values)]
+    values: dict[str, Any] = {"x": x, "a": a, "b": b, "ids": ids, "order": order, "base": base, "out": result}
+    plan = launches(call, config)
+    if len(plan) > 1:
+        shape = config.integer("SPLIT_K"), tokens, a.shape[1]
+        values["h"] = torch.empty(shape, dtype=torch.float32, device=x.device)
+    for step in plan:
+        given = {**values, **step.integers, "scale": scale}
+        args = [given[name] for name in step.given(*given)]
         launch(step.function, step.programs, *args, config=config, **step.constexprs)
     return result
 

@@ -15,7 +15,8 @@ import torch
 from autotune.arithmetic import cdiv
 from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
-from autotune.kernels._bsr_pattern import density_step, pattern_of
+from autotune.kernels._bsr_pattern import pattern_of
+from autotune.kernels._density import density_step
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
 from autotune.kernels._sddmm import sample, sum_parts
 from autotune.kernels._sddmm_chunks import chunks_in_order

@@ -33,7 +33,8 @@ def _launch_bytes(
     """A pair of tiles of ``held`` rows stays, pairs of ``step`` rows are pipelined, and ``passed_on`` tiles of
     held x step go from one product to the next, through registers where each warp owns 16 rows or more.
 
-    AMD keeps what stays in registers, and without pipelining one tile of memory serves all. sm_100's tensor cores
+    AMD keeps what stays in registers, which it passes through memory before the loop; without pipelining one tile
+    of memory serves all. sm_100's tensor cores
     take all operands from memory, and at the widest head dimension two copies of what is passed on.
     """
     size, width = itemsize(problem), block_d(problem) + block_dv(problem)
@@ -42,7 +43,7 @@ def _launch_bytes(
     if device.arch.startswith("gfx"):
         stages = config.integer("num_stages")
         moving = (stages - 1) * step * width if stages > 1 else max(held, step) * widest
-        return (moving + weights) * size
+        return max(moving + weights, held * widest) * size
     buffers = pipeline_buffers(config, device)
     hopper = pipeline_buffers(Config(num_stages=2), device) == 2
     if device.arch == "sm_90" and size == 2 and held >= 64 and step >= 32:

@@ -114,12 +114,12 @@ def _row_bytes(config: Config, problem: Problem, device: Device) -> int:
     ranks, columns = shrink // config.integer("BLOCK_K"), config.integer("BLOCK_N")
     shrinking = (shrink + config.integer("BLOCK_K")) * size
     expanding = (expand + columns) * size + 4 * config.integer("SPLIT_K") * ranks
-    meeting = 4 * max(ranks, columns) * config.integer("num_warps")
+    meeting = 4 * max(config.integer("BLOCK_K"), max(ranks, columns) * config.integer("num_warps"))
     return max(buffers * max(shrinking, expanding), meeting)
 
 
 def _tile_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Pipelined operands, or results on their way to another layout. Parts of h come in 32 bits, many unpipelined."""
+    """Pipelined operands, or results on their way to another layout. Parts of h come in 32 bits."""
     size, (shrink, expand) = itemsize(problem), _tiles(config, problem)
     rows, ranks = config.integer("BLOCK_M"), config.integer("BLOCK_R")
     buffers = pipeline_buffers(config, device)

@@ -18,7 +18,7 @@ from autotune.search_spaces._attention_backward_resources import (
     unrolls_little,
 )
 from autotune.search_spaces._attention_backward_resources import shared_bytes as unlisted_bytes
-from autotune.search_spaces._attention_resources import block_d, block_dv, itemsize
+from autotune.search_spaces._attention_resources import block_d, block_dv
 from autotune.search_spaces._rules import (
     barrier_bytes,
     feeds_warps,
@@ -88,17 +88,10 @@ def seeds(problem: Problem, device: Device) -> Sequence[Config]:
 
 
 def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
-    """Those of ``attention_backward``; of the documents of queries and of keys a vector a step, and barriers.
-
-    On AMD the tiles that stay pass through the same memory before the loop, one at a time.
-    """
+    """Those of ``attention_backward``; of the documents of queries and of keys a vector a step, and barriers."""
     documents = config.integer("BLOCK_M1") + config.integer("BLOCK_N2") if problem.get("documents", False) else 0
-    least = 0
-    if device.arch.startswith("gfx"):
-        held = max(config.integer("BLOCK_N1"), config.integer("BLOCK_M2"))
-        least = held * max(block_d(problem), block_dv(problem)) * itemsize(problem)
     of_lists = 4 * pipeline_buffers(config, device) * documents + barrier_bytes(device)
-    return max(least, unlisted_bytes(config, problem, device)) + of_lists
+    return unlisted_bytes(config, problem, device) + of_lists
 
 
 def steps(config: Config, problem: Problem) -> int:

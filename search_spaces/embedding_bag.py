@@ -1,6 +1,6 @@
 """How ``embedding_bag`` may gather: columns, bags and rows at once, and splits of long bags, by architecture.
 
-The names are those of the Triton kernels of recommendation models (TorchRec's and FBGEMM's): rows in flight decide.
+Untuned, a thread has four loads of 16 bytes on the way; neither ranges nor default have been measured on a GPU.
 """
 
 from __future__ import annotations

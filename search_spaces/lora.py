@@ -120,14 +120,19 @@ def _completed(structure: str, sizes: Mapping[str, int], problem: Problem, devic
         **sizes,
         "STRUCTURE": structure,
     }
-    warps = (
-        Config({**chosen, "num_warps": number}) for number in reversed(ranges["num_warps"]) if int(number) <= 4
-    )
-    chosen["num_warps"] = next(each["num_warps"] for each in warps if feeds_warps(each, problem, device) is None)
+    chosen["num_warps"] = _warps(chosen, problem, device)
     room = 1 if device.arch == "interpreter" else 2 * device.sm_count
     parts = min(room // max(1, _shrinking(Config(chosen), problem)), _steps(chosen, problem))
     chosen["SPLIT_K"] = largest_up_to(parts, ranges, "SPLIT_K")
     return Config(SPACE.settle(chosen, problem, device, ranges))
+
+
+def _warps(chosen: Mapping[str, Value], problem: Problem, device: Device) -> int:
+    """Four where all have something to do, eight where a thread of four would hold too much."""
+    known = params(problem, device)["num_warps"]
+    tried = {number: Config({**chosen, "num_warps": number}) for number in (4, 8, 2, 1) if number in known}
+    fed = [number for number, config in tried.items() if feeds_warps(config, problem, device) is None]
+    return next((number for number in fed if registers_hold(tried[number], problem, device) is None), fed[0])
 
 
 def seeds(problem: Problem, device: Device) -> Sequence[Config]:

@@ -311,7 +311,7 @@ REFUSED = {
     "mask is for 2 batches and 1 heads": lambda a: {"mask": BlockMask.document(torch.zeros(2, 64).long())},
     "mask has blocks of (16, 8)": lambda a: {"mask": a["mask"]._replace(block=(16, 8))},
     "mask.by_row.offsets is torch.int64 (5,)": lambda a: by_row(a["mask"], offsets=a["mask"].by_row.offsets.long()),
-    "mask.by_row.partial is on meta": lambda a: by_row(a["mask"], partial=torch.zeros(4, device="meta").int()),
+    "mask is on meta but q is on cpu": lambda a: by_row(a["mask"], offsets=torch.zeros(5, device="meta").int()),
     "it must have both or none": lambda a: {"mask": a["mask"]._replace(q_documents=torch.zeros(1, 64).int())},
     "mask.by_row lists blocks from 0 to 9": lambda a: by_row(a["mask"], blocks=torch.arange(10).int()),
 }

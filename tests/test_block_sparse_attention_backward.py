@@ -1,18 +1,15 @@
 """The gradients of block-sparse attention against autograd's, of a dense masked softmax in float64."""
 
-import importlib
-
-import numpy as np
 import pytest
 import torch
-from triton.runtime.interpreter import InterpreterBuilder, interpreter_builder
 
 from autotune import ops, registry
 from autotune.data import Config
 from autotune.kernels._block_mask import BlockMask
+from autotune.kernels._block_sparse_attention_operator import flat
+from tests.traffic import recorded
 
-LOADED = registry.load("block_sparse_attention_backward")
-KERNEL = LOADED.kernel
+KERNEL = registry.load("block_sparse_attention_backward").kernel
 NAMES = ("dq", "dk", "dv")
 
 
@@ -116,42 +113,24 @@ def test_every_road_agrees(case):
     assert_near(KERNEL.providers["sdpa"].run(d_out, None, q, k, v, out, lse, mask), expected)
 
 
-def test_only_listed_blocks_are_loaded(monkeypatch):
+def test_only_listed_blocks_are_loaded():
     blocks = random_blocks(5, 3)
-    mask = BlockMask.from_blocks(blocks, 150, 180, (32, 64))
+    mask = BlockMask.from_blocks(blocks, 160, 192, (32, 64))
     q, k, v, d_out, _ = drawn(mask, heads=1)
     _, out, lse = truth(q, k, v, d_out, None, mask)
-    loads, launched = set(), []
-    module, load = importlib.import_module(KERNEL.run.__module__), InterpreterBuilder.create_masked_load
-    launch = module.launch
-
-    def spy_launch(function, *args, **kwargs):
-        launched.append(function.__name__)
-        launch(function, *args, **kwargs)
-
-    def spy_load(self, pointers, where, *others):
-        addresses = pointers.data[where.data].astype(np.int64)
-        for name, tensor, size in (("rows", q, 32), ("rows", d_out, 32), ("columns", k, 64), ("columns", v, 64)):
-            offsets = addresses - tensor.data_ptr()
-            inside = offsets[(offsets >= 0) & (offsets < tensor.nbytes)]
-            block_bytes = size * tensor.stride(2) * tensor.element_size()
-            program = interpreter_builder.grid_idx[0]
-            loads.update((launched[-1], program, name, block) for block in np.unique(inside // block_bytes))
-        return load(self, pointers, where, *others)
-
-    monkeypatch.setattr(module, "launch", spy_launch)
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", spy_load)
-    KERNEL.run(tiles(32, 64, 32, 64, longest_first=False), d_out, None, q, k, v, out, lse, mask)
-    expected = set()
-    for row, column in blocks.nonzero().tolist():
-        expected |= {
-            ("listed_keys_gradient", column, "rows", row),
-            ("listed_queries_gradient", row, "columns", column),
-        }
-    # A program's own tile.
-    expected |= {("listed_keys_gradient", column, "columns", column) for column in range(3)}
-    expected |= {("listed_queries_gradient", row, "rows", row) for row in range(5)}
-    assert {entry for entry in loads if entry[0] != "row_deltas"} == expected
+    with recorded() as traffic:
+        KERNEL.run(tiles(32, 64, 32, 64, longest_first=False), d_out, None, q, k, v, out, lse, mask)
+    listed = {tuple(block) for block in blocks.nonzero().tolist()}
+    # After the one program of the deltas come those of 3 block columns, then those of 5 block rows.
+    columns, rows = range(1, 4), range(4, 9)
+    for tensor in (q, d_out):
+        loads = traffic.programs(tensor.view(5, -1))
+        assert {(row, program - 1) for program in columns for row in loads.get(program, ())} == listed
+        assert [list(loads[program]) for program in rows] == [[row] for row in range(5)]
+    for tensor in (k, v):
+        loads = traffic.programs(tensor.view(3, -1))
+        assert {(program - 4, column) for program in rows for column in loads.get(program, ())} == listed
+        assert [list(loads[program]) for program in columns] == [[column] for column in range(3)]
 
 
 def test_nan_goes_no_further_than_the_lists_take_it():
@@ -210,8 +189,6 @@ def test_bad_arguments_are_named(place, change, message):
 
 
 def test_the_operator_traces_and_has_no_gradient_of_its_own():
-    from autotune.kernels._block_sparse_attention_operator import flat
-
     *tensors, mask = arguments()
     torch.library.opcheck(
         torch.ops.autotune.block_sparse_attention_backward.default, (*tensors, *flat(mask), None, False)

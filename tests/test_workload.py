@@ -181,8 +181,11 @@ def test_what_runs_is_recorded_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16), autotune.record() as workload:
         F.linear(X, W)
         F.linear(X.bfloat16(), W)
+        # Not cast by autocast, nor by what follows it.
+        autotune.ops.matmul(X[0], W.mT)
     assert {str(problem): count for (_, problem), count in workload.calls.items()} == {
-        "M=6,N=5,K=8,dtype=bfloat16,layout=nt": 2
+        "M=6,N=5,K=8,dtype=bfloat16,layout=nt": 2,
+        "M=3,N=5,K=8,dtype=float32,layout=nt": 1,
     }
     assert not workload.skipped
 

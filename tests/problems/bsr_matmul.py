@@ -12,6 +12,7 @@ COMPILED = [
     "M=4096,N=4096,K=4096,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=50,dtype=float32,layout=t,by_column=true",
     "M=1024,N=4096,K=4096,BLOCK_ROWS=128,BLOCK_COLUMNS=64,density=20,dtype=float16,imbalance=2,transposed=true",
 ]
+COMPILED_SAMPLES = 1
 EMPTY = [
     "M=0,N=32,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float16",
     "M=16,N=0,K=32,BLOCK_ROWS=32,BLOCK_COLUMNS=32,density=100,dtype=float32",
