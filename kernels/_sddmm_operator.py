@@ -67,7 +67,7 @@ def sddmm(pattern_bsr: torch.Tensor | BsrWeight, a: torch.Tensor, b: torch.Tenso
     pattern = BsrWeight.of(pattern_bsr)
     if pattern.values.dim() != 3:
         raise ValueError(
-            f"pattern_bsr's values are {tuple(pattern.values.shape)}; they must be (blocks, rows, columns of a block)"
+            f"pattern_bsr's values are {tuple(pattern.values.shape)}; they must be (blocks, rows, columns)"
         )
     if pattern.shape != (a.shape[0], b.shape[-1]):
         raise ValueError(

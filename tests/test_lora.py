@@ -12,6 +12,7 @@ from autotune.data import Config
 from autotune.kernels import lora as module
 from autotune.worker import Worker
 from tests.test_compile import compile_and_launch, job
+from tests.traffic import recorded
 
 LOADED = registry.load("lora")
 KERNEL, SPACE = LOADED.kernel, LOADED.space
@@ -109,6 +110,27 @@ def test_any_rank(rank):
         block = 16 if name == "runs" else 64
         config = Config({**STRUCTURES[name], "BLOCK_R": block})
         assert_right(config, *case([1, 0, -1], rank=rank), tolerance=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        ("gathered", [2, 0, 18, 1]),
+        ("fused", [2, 0, 18, 1]),
+        ("runs", [2, 0, 2, 1]),
+        ("grouped, K split", [1, 0, 2, 1]),
+    ],
+)
+def test_only_the_weights_of_adapters_that_occur_are_read(name, reads):
+    """For each token, or for each tile of 16 tokens that has some; and no base of a token without an adapter."""
+    x, a, b, ids, base = case([0, *[2] * 10, -1, *[2] * 8, 3, 0], rank=16, width=64, outputs=64)
+    config = Config({**STRUCTURES[name], "BLOCK_R": 16, "SPLIT_N": 1})
+    with recorded() as traffic:
+        KERNEL.run(config, x, a, b, ids, base, out=base)
+    for weights in (a, b):
+        assert torch.equal(traffic.loads(weights), torch.tensor(reads)[:, None, None].expand(weights.shape))
+    assert torch.equal(traffic.loads(base), (ids >= 0).long()[:, None].expand(base.shape))
+    assert traffic.loads(x)[ids < 0].sum() == 0
 
 
 def test_tiles_of_runs_that_end_anywhere():

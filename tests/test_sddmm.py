@@ -13,6 +13,7 @@ from autotune.kernels._bsr_pattern import pattern_of
 from autotune.kernels._sddmm_chunks import chunks_in_order
 from autotune.worker import Worker
 from tests.test_compile import compile_and_launch, job
+from tests.traffic import recorded
 
 LOADED = registry.load("sddmm")
 KERNEL, SPACE = LOADED.kernel, LOADED.space
@@ -99,6 +100,19 @@ def test_blocks_that_are_not_stored_are_not_computed():
     assert result[2, 4].isnan().all() and result.isnan().sum() == 16
     expected[2, 4] = NAN
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(16, [0, 1, 3, 5, 2]), (32, [0, 1, 2, 3, 1])])
+def test_a_block_loads_its_rows_and_columns_and_nothing_else(width, rows):
+    """Once each, or rows once for two blocks side by side; of an odd number the last is loaded twice."""
+    a, b, *rest = case(PLACES)
+    with recorded() as traffic:
+        KERNEL.run(Config({**CONFIG, "BLOCK_N": width}), a, b, *rest)
+    assert torch.equal(traffic.loads(a), torch.tensor(rows).repeat_interleave(16)[:, None].expand(a.shape))
+    columns = torch.tensor(PLACES).sum(0)
+    if width == 32:
+        columns += torch.tensor([0, 0, 1, 1, 1])
+    assert torch.equal(traffic.loads(b), columns.repeat_interleave(16)[None, :].expand(b.shape))
 
 
 def test_parts_of_k_change_only_roundings():
