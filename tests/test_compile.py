@@ -19,6 +19,7 @@ from autotune.kernels._launch import split
 from autotune.registry import Entry
 from autotune.rung import Resources
 from autotune.worker import Worker
+from tests.drawing import drawn
 from tests.problems import every, of
 
 DEVICES = {"sm_80": "a100", "sm_90": "h100", "sm_100": "b200", "gfx942": "mi300x"}
@@ -55,16 +56,16 @@ def test_default_and_sampled_configs_compile_and_fit(pool, name, text, arch):
     shared_bytes = importlib.import_module(loaded.entry.space).shared_bytes
     problem = loaded.kernel.parse(text)
     default = loaded.space.default(problem, where)
-    # Tiles that keep over 128 values a thread in float32 take ptxas ten seconds each; the spaces allow them.
-    drawable = [
-        config
-        for config in loaded.space.allowed(problem, where)
-        if problem["dtype"] != "float32" or config.get("BLOCK_M", 32) * config.get("BLOCK_N", 32) <= 2048
-    ]
-    drawn = random.Random(f"{text} {arch}").sample(drawable, min(of(name, "COMPILED_SAMPLES", 2), len(drawable)))
-    for config in [default, *drawn]:
+
+    def quick(config):
+        # Tiles that keep over 128 values a thread in float32 take ptxas ten seconds each; the spaces allow them.
+        return problem["dtype"] != "float32" or config.get("BLOCK_M", 32) * config.get("BLOCK_N", 32) <= 2048
+
+    chance, count = random.Random(f"{text} {arch}"), of(name, "COMPILED_SAMPLES", 1)
+    configs = list({default: None} | dict.fromkeys(drawn(loaded.space, problem, where, chance, count, quick)))
+    for config in configs:
         pool.submit(loaded.entry, problem, config, where)
-    for config in [default, *drawn]:
+    for config in configs:
         outcome, _ = pool.result(loaded.entry, problem, config, where)
         assert isinstance(outcome, Compiled), (config, outcome)
         resources = outcome.resources

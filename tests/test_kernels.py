@@ -9,11 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from autotune import device, registry
 from autotune.verify import Oracle, Truth, as_tuple, compare
+from tests.drawing import drawn
 from tests.problems import every, of
 
 # Configs are sampled from GPU spaces too: the interpreter takes them all, and wrong tile logic shows there.
 DEVICES = [device.INTERPRETER, device.profile("h100"), device.profile("mi300x")]
-SAMPLES = 2
+#: Of each space, beside the defaults.
+SAMPLES = 1
 NAMES = list(registry.entries())
 PROBLEMS = [
     pytest.param(name, text, id=f"{name}-{text}") for name in NAMES for text in registry.load(name).kernel.problems
@@ -24,21 +26,19 @@ PROBLEMS = [
 AFFORDABLE_STEPS = 100
 
 
-def affordable(loaded, problem, where):
-    steps = importlib.import_module(loaded.entry.space).steps
-    return [c for c in loaded.space.allowed(problem, where) if steps(c, problem) <= AFFORDABLE_STEPS]
-
-
 @pytest.mark.parametrize(("name", "text"), PROBLEMS)
 def test_default_and_sampled_configs_match_the_reference(name, text):
     loaded = registry.load(name)
     problem = loaded.kernel.parse(text)
     oracle = Oracle(loaded.kernel, loaded.kernel.inputs(problem, seed=7, device="cpu"))
-    drawn = random.Random(text)
+    steps, chance = importlib.import_module(loaded.entry.space).steps, random.Random(text)
     configs = {loaded.space.default(problem, where) for where in DEVICES}
+
+    def affordable(config):
+        return steps(config, problem) <= AFFORDABLE_STEPS
+
     for where in DEVICES:
-        pool = affordable(loaded, problem, where)
-        configs.update(drawn.sample(pool, min(SAMPLES, len(pool))))
+        configs.update(drawn(loaded.space, problem, where, chance, SAMPLES, affordable))
     for config in sorted(configs, key=str):
         assert oracle.fault(config) is None, config
 

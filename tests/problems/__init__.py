@@ -1,7 +1,7 @@
 """What the suites over all kernels look at beside each kernel's own problems: one module a kernel, NAME.py.
 
 ``BIG``: problems as models have them, for rules that need no run. ``COMPILED``: what is compiled for every
-architecture, the default and ``COMPILED_SAMPLES`` (2) sampled configs. ``EMPTY``: problems whose result is empty
+architecture, the default and ``COMPILED_SAMPLES`` (1) sampled configs. ``EMPTY``: problems whose result is empty
 or zero. ``OPCODES``: whether the tensor cores' instructions are looked for (True), or those of few rows
 ("few"), or none (False). ``GROWS``: the size that doubles the work when it doubles; the first by itself.
 """
