@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from autotune import registry
 from autotune.kernel import Kernel
+from benchmarks._fbgemm import fbgemm
 from benchmarks._flex import flex
 
 #: The kernel's arguments -> a result like the kernel's.
@@ -79,6 +80,7 @@ def _balanced(x: torch.Tensor, w: torch.Tensor, *rest: Any) -> torch.Tensor:
 OTHERS: Mapping[str, Mapping[str, Peer]] = {
     "decode_attention": {"unmasked": _unmasked},
     "block_sparse_attention": {"flex": flex},
+    "embedding_bag": {"fbgemm": fbgemm},
     "grouped_gemm": {"loop": registry.load("grouped_gemm").kernel.reference, "balanced": _balanced},
 }
 #: Columns of as much work that compute something else.

@@ -15,6 +15,7 @@ from autotune.protocol import protocol_at
 from autotune.store import Store
 from benchmarks import _beside, attention, decode, matmul, record, sparse
 from benchmarks._beside import time_beside
+from benchmarks._fbgemm import fbgemm
 from benchmarks._flex import flex
 from benchmarks._operators import chosen_of
 from benchmarks._rows import Row, summary, table
@@ -232,3 +233,20 @@ def test_flex_attention_is_given_the_blocks_of_the_mask(causal):
     seen &= torch.ones_like(seen).tril() if causal else True
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True)
     torch.testing.assert_close(result, expected.nan_to_num(0.0))
+
+
+# Its own.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B=6,V=50,D=40,L=8,dtype=float32,weighted=true,ragged=true,index=int32",
+        "B=3,V=400,D=32,L=2,dtype=float16,T=5,ragged=true",
+        "B=8,V=50,D=32,L=4,dtype=float32,mode=mean",
+    ],
+)
+def test_fbgemm_is_given_the_bags(text):
+    pytest.importorskip("fbgemm_gpu", reason="no dependency: its versions go with one torch each")
+    kernel = registry.load("embedding_bag").kernel
+    arguments = kernel.inputs(kernel.parse(text), 0, "cpu")
+    torch.testing.assert_close(fbgemm(*arguments), kernel.reference(*arguments))
