@@ -36,8 +36,9 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    with worker_with_cache(tmp_path_factory.mktemp("cache")) as worker:
+def worker():
+    # With Triton's usual cache, as the pool: what one has compiled the other need not.
+    with Worker({"TRITON_INTERPRET": None}) as worker:
         yield worker
 
 

@@ -10,7 +10,8 @@ from autotune.compile import Compiled, assembly, refused
 from autotune.compile_pool import CompilePool
 from autotune.data import Config
 from autotune.search_spaces.gemm import SPACE, shared_bytes
-from tests.test_compile import DEVICES, worker_with_cache
+from autotune.worker import Worker
+from tests.test_compile import DEVICES
 
 GEMM = registry.load("gemm")
 STRUCTURES = ("tiled", "persistent", "descriptor", "skinny")
@@ -76,8 +77,9 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    with worker_with_cache(tmp_path_factory.mktemp("cache")) as worker:
+def worker():
+    # With Triton's usual cache, as the pool: what one has compiled the other need not.
+    with Worker({"TRITON_INTERPRET": None}) as worker:
         yield worker
 
 
