@@ -26,19 +26,18 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
     near = [
         (distance, winner)
         for winner in winners
-        if winner.problem != problem
-        and (distance := _distance(loaded, problem, winner.problem)) is not None
-        and not _beyond_the_flip(winner, loaded, problem)
+        if winner.problem != problem and (distance := _distance(loaded, problem, winner.problem)) is not None
     ]
-    # Equals stay as they are: the winners of one problem by their protocols.
+    # Equals stay as they are: the winners of one problem by protocol, a provider before the kernel's own best.
     for distance, winner in sorted(near, key=lambda pair: (pair[0], str(pair[1].problem))):
         text = str(winner.problem)
-        why_not = _unusable(winner, loaded, problem, device)
+        why_not = _unusable(winner, loaded, problem, device) or _beyond_the_flip(winner, loaded, problem)
         if why_not is None:
             why = f"tuned for {text}, {2**distance:.3g}x away in size"
-            return Choice(winner.config, "nearest", "; ".join([why, *notes]))
+            return Choice(winner.config, "nearest", "; ".join([why, *notes[:3]]))
         notes.append(f"the winner of {text} {why_not}")
-    notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
+    if not near:
+        notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
     return Choice(loaded.space.default(problem, device), "default", "; ".join(notes[:3]))
 
 
@@ -71,12 +70,14 @@ def _distance(loaded: Loaded, a: Problem, b: Problem) -> float | None:
     return total if total <= 3 * limit else None
 
 
-def _beyond_the_flip(winner: Winner, loaded: Loaded, problem: Problem) -> bool:
-    """Whether a provider won at a larger density than the problem's, where the kernel had more to do."""
+def _beyond_the_flip(winner: Winner, loaded: Loaded, problem: Problem) -> str | None:
+    """None, or that a provider won at a larger density than the problem's, where the kernel had more to do."""
     along = loaded.kernel.flips
     if along is None or winner.config.provider is None:
-        return False
-    return problem.integer(along, 0) < winner.problem.integer(along, 0)
+        return None
+    if problem.integer(along, 0) >= winner.problem.integer(along, 0):
+        return None
+    return f"is {winner.config.provider}, and at {along}={problem[along]} the kernel has less to do"
 
 
 def _size(default: Any) -> int | None:

@@ -125,7 +125,9 @@ class Provider:
     It is what the config ``provider=NAME`` stands for.
     """
 
-    #: args -> result, as the kernel's ``run`` gives it. Verified like a config.
+    #: args -> result, with the shape, dtype and strides that the kernel's ``run`` gives it. Verified like a config.
+    #: A CUDA graph may hold it, so it reads no device; what it makes of a tensor that does not change (a weight's
+    #: dense copy) it keeps with that tensor from its first call on.
     run: Callable[..., Any]
     #: None, or why it can't serve the problem on the device.
     unavailable: Callable[[Problem, Device], str | None] = lambda problem, device: None

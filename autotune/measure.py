@@ -42,11 +42,9 @@ class Setting:
 
     def of(self, config: Config) -> Setting:
         """How this config is measured."""
-        return (
-            self
-            if config.provider is None
-            else replace(self, protocol=Protocol.parse(of_provider(str(self.protocol))))
-        )
+        if config.provider is None:
+            return self
+        return replace(self, protocol=Protocol.parse(of_provider(str(self.protocol))))
 
     def sets(self, args: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """The arguments, and as many clones of them as the protocol rotates over."""

@@ -104,6 +104,11 @@ def of_provider(text: str) -> str:
     return f"native-{text.removeprefix('wall-')}" if text.startswith("wall-") else text
 
 
+def is_native(text: str) -> bool:
+    """Whether times by the protocol called ``text`` compare with no kernel's, as :func:`of_provider` says."""
+    return text.startswith("native-")
+
+
 def protocol_at(where: str, objective: Objective = "throughput", *, eager: bool = False) -> Protocol:
     """The protocol for a torch device, ``cpu`` or ``cuda:0``.
 

@@ -7,7 +7,10 @@ from autotune.data import Config
 #: Short forms of parameter names, so that a config fits a column: m64 n128 k32 w4 s3.
 _LETTERS = {"BLOCK_M": "m", "BLOCK_N": "n", "BLOCK_K": "k", "GROUP_M": "g", "num_warps": "w", "num_stages": "s"}
 #: What is not worth a word: nothing is split, limited or switched on.
-_OFF = {"SPLIT_K": 1, "SPLIT_KV": 1, "EPILOGUE_SUBTILE": 1, "maxnreg": 0, "waves_per_eu": 0}
+_OFF = {
+    **dict.fromkeys(("SPLIT", "SPLIT_K", "SPLIT_KV", "SPLIT_N", "EPILOGUE_SUBTILE"), 1),
+    **{"maxnreg": 0, "waves_per_eu": 0, "CACHE": ""},
+}
 
 
 def short(config: Config) -> str:

@@ -21,6 +21,7 @@ from sqlite_utils.migrations import Migrations
 
 from autotune import locate
 from autotune.data import AutotuneError, Config, Outcome, Problem, Trial, UsageError
+from autotune.protocol import is_native
 from autotune.row import COLUMNS, KEY, KINDS, REQUIRED, checked, to_row, to_trial
 
 #: How long a writer waits for another one's transaction before giving up.
@@ -187,10 +188,11 @@ class Store:
         }
 
     def best(self, kernel: str | None = None) -> list[dict[str, Any]]:
-        """The rows of the view ``best``, by kernel and problem."""
+        """The rows of the view ``best``, by kernel and problem, but for those that compare with no kernel's."""
         where, values = ("kernel = ?", [kernel]) if kernel else (None, None)
         with self._explained():
-            return list(self._db["best"].rows_where(where, values, order_by="kernel, problem, device, protocol"))
+            rows = list(self._db["best"].rows_where(where, values, order_by="kernel, problem, device, protocol"))
+        return [row for row in rows if not is_native(row["protocol"])]
 
     def stale_winners(self, kernel: str, source: str, problem: Problem, device: str) -> list[Config]:
         """Winners of a problem that were measured on other code than ``source``, newest first."""

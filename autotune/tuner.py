@@ -34,6 +34,8 @@ class Tuner:
     summary: Summary
     _loaded: Loaded
     _steps: Iterator[Step]
+    #: Those that can serve the problem here.
+    _providers: list[Config]
 
     def __init__(
         self, job: Job, target: Target, store: Store, *, trials: int | None, seed: int, again: bool
@@ -64,12 +66,15 @@ class Tuner:
             self.summary.ended = "the device can't run it"
             return self.summary
         name, source, device = self._loaded.name, self._loaded.source, target.device
-        for protocol in {target.protocol, of_provider(target.protocol)}:
+        self._providers = self._loaded.providers(job.problem, device)
+        for protocol in (target.protocol, of_provider(target.protocol)):
             self._known |= self._store.trials(name, source, job.problem, device.key, protocol)
         if not self._again:
             for config, trial in self._known.items():
-                self.summary.know(config, trial.outcome)
-            self.prospect.best_ms = self._best_ms
+                # A provider may be another machine's: one with another build of torch.
+                if config.provider is None or config in self._providers:
+                    self.summary.know(config, trial.outcome)
+            self.prospect.best_ms = self._cost_ms
         self._steps = search(
             self._loaded.space,
             job.problem,
@@ -86,12 +91,13 @@ class Tuner:
         )
         return self.summary
 
-    def steps(self, patient: bool = True) -> Iterator[Step]:
+    def steps(self, patient: bool = True, end: float = math.inf) -> Iterator[Step]:
         """The trials that are left, each measured when it is asked for. Break off and take them up at any time.
 
         :param patient: go on when little is left to gain
+        :param end: on the monotonic clock: no provider is begun from then on
         """
-        self._measure_providers()
+        self._measure_providers(end)
         while not self.ended:
             if not patient and self.prospect.enough:
                 self.summary.ended = "little is left to gain"
@@ -108,14 +114,18 @@ class Tuner:
                 self.summary.ended = f"{self._trials} trials are done" if done else "nothing is left to try"
                 return
             self._record(self._copied(step) or self._trial(step))
-            self.prospect.took(time.monotonic() - begun, self._best_ms, step.promise)
+            self.prospect.took(time.monotonic() - begun, self._cost_ms, step.promise)
             yield step
 
-    def _measure_providers(self) -> None:
+    def _measure_providers(self, end: float) -> None:
         """Those that have no outcome yet; the search goes on whatever comes of them."""
-        for config in self._loaded.providers(self._job.problem, self._target.device):
-            if config in self.summary.providers or self.ended:
+        if self.ended:
+            return
+        for config in self._providers:
+            if config in self.summary.providers:
                 continue
+            if time.monotonic() >= end:
+                return
             try:
                 outcome = self._evaluate(config)
             except TargetError as error:
@@ -136,13 +146,20 @@ class Tuner:
         return sorted((config for config in timed if timed[config].rank_ms is not None), key=str)
 
     @property
-    def _best_ms(self) -> float | None:
-        """The least time so far, be it of a finalist or not yet."""
-        return min((timing.score for timing in self.summary.timed.values()), default=None)
+    def _own_ms(self) -> float | None:
+        """The least time of a config of the space so far, be it of a finalist or not yet."""
+        return min((timing.score for timing in timings(self.summary.outcomes).values()), default=None)
+
+    @property
+    def _cost_ms(self) -> float | None:
+        """What the model pays as things stand; None while no config of the space has a time."""
+        if self._own_ms is None:
+            return None
+        return min(timing.score for timing in self.summary.timed.values())
 
     def _evaluate(self, config: Config) -> Outcome:
-        # A provider is always timed in full: explain() tells its time, however slow it is.
-        best_ms = self._best_ms if config.provider is None else None
+        # explain() tells what a provider takes, however slow it is, and beside it what the kernel takes at best.
+        best_ms = self._own_ms if config.provider is None else None
         measured = self._target.evaluate(self._loaded.entry, self._job.problem, config, best_ms)
         self.summary.take(config, measured)
         self._took[config] = measured

@@ -102,7 +102,7 @@ def sweep(
         tuner = tuners[number]
         if not tuner.started:
             summaries.append(tuner.start())
-        for step in itertools.islice(tuner.steps(patient), count):
+        for step in itertools.islice(tuner.steps(patient, end), count):
             on_step(number, tuner.summary, step)
             if time.monotonic() >= end:
                 break

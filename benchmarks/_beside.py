@@ -17,7 +17,7 @@ from autotune.registry import Entry
 from autotune.targets.target import Machine
 from autotune.timing import FINAL_SECONDS, Stopwatch, time_in_turns
 from autotune.verify import PIECE, as_tuple
-from benchmarks._peers import UNLIKE, peer
+from benchmarks._peers import UNLIKE, lacking, peer
 
 #: Of the largest value, what a peer may be off: a coarse look at whether it computes the same thing at all.
 SAME = 0.05
@@ -52,7 +52,12 @@ def _in_turns(
             }
             failures: dict[Config | str, Outcome] = {}
             labels = {Config(peer=column): column for column in peers}
+            device = measure.versions(setting.where)[0]
             for label, column in labels.items():
+                why_not = lacking(entry.name, oracle.kernel, column, problem, device)
+                if why_not is not None:
+                    failures[column] = Failure(Reason.RESOURCES, why_not, str(setting.protocol))
+                    continue
                 exact = None if column in UNLIKE else oracle.exact
                 begun = _begin(peer(entry.name, oracle.kernel, column), exact, sets, setting)
                 if isinstance(begun, Failure):

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from autotune import registry
+from autotune.data import Device, Problem
 from autotune.kernel import Kernel
 from benchmarks._fbgemm import fbgemm
 from benchmarks._flex import flex
@@ -47,6 +48,13 @@ def peer(name: str, kernel: Kernel, column: str) -> Peer:
     return partial(_held_to, BACKENDS[column], function) if name in ATTENTIONS else function
 
 
+def lacking(name: str, kernel: Kernel, column: str, problem: Problem, device: Device) -> str | None:
+    """None, or why a provider among :func:`columns` can't serve ``problem`` on ``device``."""
+    if column not in kernel.providers or column in OTHERS.get(name, ()):
+        return None
+    return kernel.providers[column].unavailable(problem, device)
+
+
 def _held_to(backend: SDPBackend | None, function: Peer, *args: Any) -> Any:
     with nullcontext() if backend is None else sdpa_kernel([backend]):
         return function(*args)
@@ -76,12 +84,17 @@ def _balanced(x: torch.Tensor, w: torch.Tensor, *rest: Any) -> torch.Tensor:
     return torch.bmm(x[: tokens * groups].reshape(groups, tokens, -1), w)
 
 
+def _looped(*args: Any) -> Any:
+    """A product a group, as the reference does it."""
+    return registry.load("grouped_gemm").kernel.reference(*args)
+
+
 #: Kernel -> column -> what no call of torch does by itself.
 OTHERS: Mapping[str, Mapping[str, Peer]] = {
     "decode_attention": {"unmasked": _unmasked},
     "block_sparse_attention": {"flex": flex},
     "embedding_bag": {"fbgemm": fbgemm},
-    "grouped_gemm": {"loop": registry.load("grouped_gemm").kernel.reference, "balanced": _balanced},
+    "grouped_gemm": {"loop": _looped, "balanced": _balanced},
 }
 #: Columns of as much work that compute something else.
 UNLIKE = frozenset({"balanced"})

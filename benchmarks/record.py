@@ -142,7 +142,7 @@ def record(
             click.echo(f"{loaded.name} {problem}: {error}", err=True)
             break
         store.record(known[config])
-    return len(known)
+    return sum(config.provider is None for config in known)
 
 
 def trial(loaded: Loaded, problem: Problem, machine: Machine, config: Config, seed: int) -> Trial:

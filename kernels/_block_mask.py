@@ -22,6 +22,8 @@ from autotune.kernels._block_mask_lists import BlockLists, Extents, candidates, 
 #: Rows, or columns, that a block may have.
 BLOCKS = (16, 32, 64, 128)
 
+_INTEGERS = (torch.int32, torch.int64)
+
 Block = int | tuple[int, int]
 
 
@@ -53,12 +55,6 @@ class BlockMask(NamedTuple):
     def grid(self) -> tuple[int, int]:
         """(block rows, block columns) of a plane."""
         return grid_of(self.shape, self.block)
-
-    @property
-    def share(self) -> float:
-        """Blocks listed over all blocks, from 0 to 1. Host-static."""
-        rows, columns = self.grid
-        return self.by_row.blocks.numel() / max(1, self.batches * self.heads * rows * columns)
 
     @classmethod
     def causal(cls, SQ: int, SK: int, block: Block = 128, *, device: torch.device | str | None = None) -> BlockMask:
@@ -140,9 +136,10 @@ class BlockMask(NamedTuple):
         """
         shape, sizes = _checked((SQ, SK), block, window)
         grid = grid_of(shape, sizes)
-        if blocks.dtype != torch.bool or blocks.dim() not in (2, 3, 4) or tuple(blocks.shape[-2:]) != grid:
+        is_boolean = isinstance(blocks, torch.Tensor) and blocks.dtype == torch.bool
+        if not is_boolean or blocks.dim() not in (2, 3, 4) or tuple(blocks.shape[-2:]) != grid:
             raise ValueError(
-                f"blocks is {blocks.dtype} {tuple(blocks.shape)}; {SQ} x {SK} elements in blocks of {sizes} take "
+                f"blocks is {_kind(blocks)}; {SQ} x {SK} elements in blocks of {sizes} take "
                 f"a boolean matrix of {grid}, with batch and heads before it or without"
             )
         heads = blocks.shape[-3] if blocks.dim() > 2 else 1
@@ -210,33 +207,39 @@ def _checked(shape: tuple[int, int], block: Block, window: int | None) -> tuple[
     :raises ValueError: if a size is negative, the block no such size, or the window under 1.
     """
     for name, size in zip(("SQ", "SK"), shape, strict=True):
-        if not 0 <= size < 2**31 - 512:
-            raise ValueError(f"{name} is {size}; it must be from 0 to {2**31 - 513}")
-    sizes = (block, block) if isinstance(block, int) else tuple(block)
-    if len(sizes) != 2 or any(size not in BLOCKS for size in sizes):
+        if not isinstance(size, int) or not 0 <= size < 2**31 - 512:
+            raise ValueError(f"{name} is {size}; it must be an integer from 0 to {2**31 - 513}")
+    sizes = tuple(block) if isinstance(block, tuple | list) else (block, block)
+    if len(sizes) != 2 or not all(isinstance(size, int) and size in BLOCKS for size in sizes):
         raise ValueError(f"block is {block}; it must be one or two of {', '.join(map(str, BLOCKS))}")
-    if window is not None and window < 1:
-        raise ValueError(f"window is {window}; it must be at least 1, or None")
+    if window is not None and (not isinstance(window, int) or window < 1):
+        raise ValueError(f"window is {window}; it must be an integer from 1 up, or None")
     return shape, (sizes[0], sizes[1])
 
 
+@torch.inference_mode(False)
 def _documents(name: str, ids: torch.Tensor) -> torch.Tensor:
-    """(batches, S) int32, contiguous."""
-    if ids.dim() not in (1, 2) or ids.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"{name} is {ids.dtype} {tuple(ids.shape)}; it must be int32 or int64, ([batch,] length)")
+    """(batches, S) int32, contiguous. A copy, since lists don't follow what the caller writes to theirs later."""
+    if not isinstance(ids, torch.Tensor) or ids.dim() not in (1, 2) or ids.dtype not in _INTEGERS:
+        raise ValueError(f"{name} is {_kind(ids)}; it must be int32 or int64, ([batch,] length)")
     if ids.numel() and bool((ids.diff() < 0).any()):
         raise ValueError(f"{name} descends; documents follow one another, so number them in their order")
     if ids.numel() and max(-int(ids.min()), int(ids.max())) >= 2**31:
         raise ValueError(f"{name} goes up to {int(ids.max())}; numbers must fit 32 bits")
-    return (ids if ids.dim() == 2 else ids[None]).int().contiguous()
+    numbers = ids if ids.dim() == 2 else ids[None]
+    return numbers.to(torch.int32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _from_offsets(cu_seqlens: torch.Tensor) -> torch.Tensor:
     """(S,): the document of each of the elements that offsets divide."""
-    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or not len(cu_seqlens):
-        kind = f"{cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
-        raise ValueError(f"cu_seqlens is {kind}; it must be int32 or int64, (documents + 1,)")
+    is_tensor = isinstance(cu_seqlens, torch.Tensor)
+    if not is_tensor or cu_seqlens.dim() != 1 or cu_seqlens.dtype not in _INTEGERS or not len(cu_seqlens):
+        raise ValueError(f"cu_seqlens is {_kind(cu_seqlens)}; it must be int32 or int64, (documents + 1,)")
     lengths = cu_seqlens.diff()
     if int(cu_seqlens[0]) != 0 or bool((lengths < 0).any()):
         raise ValueError("cu_seqlens must ascend from 0")
     return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

@@ -9,26 +9,39 @@ import torch
 
 from autotune.kernels._block_mask import BLOCKS, BlockMask
 from autotune.kernels._block_mask_lists import BlockLists, decoded, listed
+from autotune.kernels._kept import Kept
 
-_Fact = TypeVar("_Fact")
+T = TypeVar("T")
 
 
-def kept(mask: BlockMask, name: str, make: Callable[[BlockMask], _Fact]) -> _Fact:
+def kept(mask: BlockMask, name: str, make: Callable[[BlockMask], T]) -> T:
     """``make(mask)``, from where it was kept on the tensor of offsets if nothing has changed since."""
-    anchor: Any = mask.by_row.offsets
-    parts = (*mask.by_row, *mask.by_column, mask.q_documents, mask.k_documents)
-    state = (*(None if part is None else (part.data_ptr(), _version(part)) for part in parts), *mask[4:])
-    facts = anchor.__dict__.setdefault("_autotune_facts", {})
-    known = facts.get(name)
-    if known is None or known[0] != state:
-        known = facts[name] = (state, make(mask))
-    fact: _Fact = known[1]
+    documents = [ids for ids in (mask.q_documents, mask.k_documents) if ids is not None]
+    return _kept((*mask.by_row, *mask.by_column, *documents), mask[4:], name, lambda: make(mask))
+
+
+def _kept(parts: tuple[torch.Tensor, ...], rest: tuple[Any, ...], name: Any, make: Callable[[], T]) -> T:
+    """``make()``, from where it was kept on the first of the tensors it is made of.
+
+    Nothing is kept of tensors made in torch.inference_mode(), which don't tell when they change.
+
+    :param rest: what else it is made of.
+    """
+    facts = {}
+    if not any(part.is_inference() for part in parts):
+        # Addresses, because ``tensor.data = other`` changes no version.
+        state = [part._version for part in parts], [part.data_ptr() for part in parts], rest
+        anchor: Any = parts[0]
+        found = anchor.__dict__.get("_autotune_kept")
+        if not found or found.state != state:
+            found = anchor._autotune_kept = Kept(state, {}, tuple(part.detach() for part in parts))
+        facts = found.fact
+    if name not in facts:
+        # In inference mode, what is made could not be used in training later.
+        with torch.inference_mode(False):
+            facts[name] = make()
+    fact: T = facts[name]
     return fact
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """Changes when the numbers in it are overwritten; tensors made in inference mode don't count."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def with_causal(mask: BlockMask, causal: bool) -> BlockMask:
@@ -51,20 +64,15 @@ def of_blocks(blocks: torch.Tensor, SQ: int, SK: int) -> BlockMask:
                 f"{', '.join(map(str, BLOCKS))} must make it up, else use BlockMask.from_blocks"
             )
         sizes.append(size // count)
-    state = _version(blocks), SQ, SK
-    known = blocks.__dict__.get("_autotune_mask")
-    if known is None or known[0] != state:
-        made = BlockMask.from_blocks(blocks, SQ, SK, (sizes[0], sizes[1]))
-        known = blocks.__dict__["_autotune_mask"] = (state, made)
-    mask: BlockMask = known[1]
-    return mask
+    block = sizes[0], sizes[1]
+    return _kept((blocks,), (), (SQ, SK), lambda: BlockMask.from_blocks(blocks, SQ, SK, block))
 
 
 def check_lists(mask: BlockMask) -> None:
     """Whether the lists of a mask are what its class methods make. Reads the device; once a mask.
 
-    :raises ValueError: if offsets don't ascend, blocks are out of range, repeated or out of order, or the lists by
-        row and by column are not those of the same blocks.
+    :raises ValueError: if offsets don't ascend, blocks are out of range, repeated or out of order, a whole one
+        reaches past the last key, or the lists by row and by column are not those of the same blocks.
     """
     kept(mask, "right", _check_lists)
 
@@ -76,8 +84,12 @@ def _check_lists(mask: BlockMask) -> bool:
         if lists.blocks.numel() and not 0 <= int(lists.blocks.min()) <= int(lists.blocks.max()) < across:
             low, high = int(lists.blocks.min()), int(lists.blocks.max())
             raise ValueError(f"mask.{name} lists blocks from {low} to {high}; there are 0 to {across - 1}")
-    again = listed(*decoded(mask.by_row), mask.batches * mask.heads, mask.grid)
-    row, other, _ = decoded(mask.by_row)
+    row, other, whole = decoded(mask.by_row)
+    if mask.shape[1] % mask.block[1] and bool((whole & (other == columns - 1)).any()):
+        raise ValueError(
+            f"mask.by_row lists block {columns - 1} as seen whole; it reaches past the {mask.shape[1]} keys"
+        )
+    again = listed(row, other, whole, mask.batches * mask.heads, mask.grid)
     if len(torch.unique(row * max(1, columns) + other)) != len(row):
         raise ValueError("mask.by_row lists a block twice in one row")
     for name, lists, right in (("by_row", mask.by_row, again[0]), ("by_column", mask.by_column, again[1])):

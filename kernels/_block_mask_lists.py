@@ -101,6 +101,8 @@ def candidates(extents: Extents, device: torch.device | str | None) -> tuple[tor
     return row, torch.arange(len(row), device=row.device) - before[row] + start.flatten()[row]
 
 
+# Made in inference mode as well they are ordinary tensors, which training can save and which tell when they change.
+@torch.inference_mode(False)
 def listed(
     row: torch.Tensor, column: torch.Tensor, whole: torch.Tensor, planes: int, grid: tuple[int, int]
 ) -> tuple[BlockLists, BlockLists]:

@@ -172,12 +172,15 @@ def _add_rows(
     inner, inner_v = tl.arange(0, BLOCK_D).to(tl.int64)[None, :], tl.arange(0, BLOCK_DV).to(tl.int64)[None, :]
     q_first = q + tile.to(tl.int64)[:, None] * stride_qm + inner * stride_qd
     d_out_first = d_out + tile.to(tl.int64)[:, None] * stride_gm + inner_v
-    block = tl.load(blocks + start, mask=start < end, other=0)
-    for step in range(start * steps, end * steps):
+    blocks += start
+    # Counted from 0: there may be too many blocks to count steps of all in 32 bits.
+    count = end - start
+    block = tl.load(blocks, mask=count > 0, other=0)
+    for step in range(0, count * steps):
         first = block * MASK_M + step % steps * BLOCK_M
         # One step ahead: a load of queries that waits for the number of its block would take the pipeline's stages.
         following = (step + 1) // steps
-        block = tl.load(blocks + following, mask=following < end, other=0)
+        block = tl.load(blocks + following, mask=following < count, other=0)
         rows = first + tile
         first_64 = first.to(tl.int64)
         exists = (rows < SQ)[:, None]

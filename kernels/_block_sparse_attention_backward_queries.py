@@ -156,12 +156,15 @@ def _add_keys(
     inner, inner_v = tl.arange(0, BLOCK_D).to(tl.int64)[None, :], tl.arange(0, BLOCK_DV).to(tl.int64)[None, :]
     k_first = k + tile.to(tl.int64)[:, None] * stride_kn + inner * stride_kd
     v_first = v + tile.to(tl.int64)[:, None] * stride_vn + inner_v * stride_vd
-    block = tl.load(blocks + start, mask=start < end, other=0)
-    for step in range(start * steps, end * steps):
+    blocks += start
+    # Counted from 0: there may be too many blocks to count steps of all in 32 bits.
+    count = end - start
+    block = tl.load(blocks, mask=count > 0, other=0)
+    for step in range(0, count * steps):
         first = block * MASK_N + step % steps * BLOCK_N
         # One step ahead: a load of keys that waits for the number of its block would take the pipeline's stages.
         following = (step + 1) // steps
-        block = tl.load(blocks + following, mask=following < end, other=0)
+        block = tl.load(blocks + following, mask=following < count, other=0)
         columns = first + tile
         first_64 = first.to(tl.int64)
         exists = (columns < SK)[:, None]

@@ -76,10 +76,14 @@ def attend_blocks(
     plane = batch % BATCHES * HEADS + head % HEADS
     if LONGEST_FIRST:
         row = tl.load(longest_first + plane * ROWS + row)
+    first_member = tile * BLOCK_M
     if PACK_GQA:
         kv_head, head = head, head * GROUP
+        first_member = first_member // GROUP
     else:
         kv_head = head // GROUP
+    if row * BLOCK_Q + first_member >= SQ:
+        return
 
     member = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     of_group = tl.zeros((BLOCK_M,), dtype=tl.int32)
@@ -170,8 +174,11 @@ def _attend(
         key_64 = key.to(tl.int64)
         k_first = k + inner.to(tl.int64)[:, None] * stride_kd + key_64[None, :] * stride_kn
         v_first = v + key_64[:, None] * stride_vn + outer.to(tl.int64)[None, :] * stride_vd
-    block = tl.load(blocks + first, mask=first < last, other=0)
-    for step in range(first * steps, last * steps):
+    blocks += first
+    # Counted from 0: there may be too many blocks to count steps of all in 32 bits.
+    count = last - first
+    block = tl.load(blocks, mask=count > 0, other=0)
+    for step in range(0, count * steps):
         start = block * BLOCK_KV + step % steps * BLOCK_N
         columns = start + key
         if DESCRIPTOR:
@@ -191,7 +198,7 @@ def _attend(
             scores = tl.where(seen, scores, float("-inf"))
         # One step ahead: a load of keys that waits for the number of its block would take the pipeline's stages.
         following = (step + 1) // steps
-        block = tl.load(blocks + following, mask=following < last, other=0)
+        block = tl.load(blocks + following, mask=following < count, other=0)
         accumulator, row_max, row_sum = online_softmax(accumulator, row_max, row_sum, scores, values)
     return accumulator, row_max, row_sum
 

@@ -93,6 +93,8 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, sc
 def _check_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, scale: float | None) -> None:
     """:func:`check`, but for the mask's tensors."""
     check_tensors(q, k, v)
+    if not isinstance(mask, BlockMask):
+        raise ValueError(f"mask is a {type(mask).__name__}; it must be a BlockMask")
     score_factors(scale, None, 1)
     batch, heads, rows, columns = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
     if tuple(mask.shape) != (rows, columns):
@@ -101,6 +103,8 @@ def _check_call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMa
         raise ValueError(f"mask is on {mask.by_row.offsets.device} but q is on {q.device}; make it there")
     if any(size not in BLOCKS for size in mask.block):
         raise ValueError(f"mask has blocks of {tuple(mask.block)}; sizes are {', '.join(map(str, BLOCKS))}")
+    if mask.window < 0:
+        raise ValueError(f"mask has window {mask.window}; it must be at least 1, or 0 for none")
     if mask.batches not in (1, batch) or mask.heads not in (1, heads):
         raise ValueError(
             f"mask is for {mask.batches} batches and {mask.heads} heads and q has {batch} and {heads}; "
@@ -129,9 +133,10 @@ def block_sparse_attention(
     :param k: (batch, kv_heads, seq_k, head_dim), kv_heads dividing heads
     :param v: (batch, kv_heads, seq_k, head_dim_v)
     :param mask: a ``BlockMask``; or boolean, ([batch,] [heads,] row blocks, key blocks), of blocks of 16, 32, 64 or
-        128 that make up seq_q and seq_k. What is worked out of a mask is kept with it: make it once. Where
-        torch.compile traces it must be a BlockMask
-    :param causal: query i sees keys 0 to i (top-left, as torch does), and of the mask no others
+        128 that make up seq_q and seq_k. What is worked out of a mask is kept with it: make it once, and a boolean
+        one not in torch.inference_mode(). Where torch.compile traces it must be a BlockMask
+    :param causal: query i sees keys 0 to i (top-left, as torch does), and of the mask no others. The first call
+        works out which blocks are left, which a CUDA graph can't record: give it ``mask.and_causal()``
     :param scale: default head_dim ** -0.5; any finite number
 
     Returns (batch, heads, seq_q, head_dim_v). float16, bfloat16 and float32 with head dimensions up to 256 run the
@@ -146,9 +151,9 @@ def block_sparse_attention(
             raise ValueError(
                 "mask is a tensor; under torch.compile make it a BlockMask, with BlockMask.from_blocks"
             )
+        if mask.device != q.device:
+            raise ValueError(f"mask is on {mask.device} but q is on {q.device}; move one of them")
         mask = of_blocks(mask, q.shape[2], k.shape[2])
-    elif not isinstance(mask, BlockMask):
-        raise ValueError(f"mask is a {type(mask).__name__}; it must be a BlockMask or a boolean tensor")
     # The lists are looked at once, where they are used.
     _check_call(q, k, v, mask, scale)
     out: torch.Tensor = torch.ops.autotune.block_sparse_attention(q, k, v, *flat(mask), scale, causal)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 
 from autotune.arithmetic import cdiv
@@ -10,7 +13,7 @@ from autotune.kernel import Field
 from autotune.kernels._attention_tiles import MAX_HEAD_DIM, whole_groups
 from autotune.kernels._block_mask import BLOCKS, BlockMask
 from autotune.kernels._block_mask_lists import BlockLists, decoded, grid_of, listed
-from autotune.kernels._density import DENSITIES, nearest
+from autotune.kernels._density import DENSITIES, density_step
 from autotune.kernels._tensors import random, relaid
 
 _SIZES = ("B", "H", "HKV", "SQ", "SK", "D")
@@ -44,24 +47,37 @@ def sizes(problem: Problem) -> tuple[int, ...]:
     return *(problem.integer(name) for name in _SIZES), problem.integer("DV", 0) or problem.integer("D")
 
 
-def is_plain(mask: BlockMask) -> bool:
-    """Whether it is all of the causal rule, on equally many queries and keys, or lists all blocks. Host-static."""
-    if mask.window or mask.q_documents is not None or (mask.is_causal and mask.shape[0] != mask.shape[1]):
-        return False
-    most = _most(mask.shape, mask.block, mask.is_causal) * mask.batches * mask.heads
-    return mask.by_row.blocks.numel() == most
+def fullness(mask: BlockMask) -> tuple[int, bool]:
+    """
+    (density, plain), the fields that the number of listed blocks decides. Host-static.
+
+    In place of that number in keys: it is another with each batch of documents, and so would each key be.
+    """
+    return _fullness(mask.by_row.blocks.numel(), mask.q_documents is not None, mask[4:])
+
+
+@lru_cache(2**12)
+def _fullness(blocks: int, documents: bool, rest: tuple[Any, ...]) -> tuple[int, bool]:
+    """:param rest: of a mask all after its documents"""
+    shape, block, batches, heads, causal, window = rest
+    rows, columns = grid_of(shape, block)
+    density = density_step(blocks, batches * heads * rows * columns)
+    # All of the causal rule, on equally many queries and keys; or without a rule all blocks.
+    may_be = not window and not documents and (not causal or shape[0] == shape[1])
+    return density, may_be and blocks == _most(shape, block, causal) * batches * heads
 
 
 def traits(mask: BlockMask) -> dict[str, int | bool]:
     """The fields of a problem that a mask decides."""
+    density, plain = fullness(mask)
     return {
         "BLOCK_Q": mask.block[0],
         "BLOCK_KV": mask.block[1],
-        "density": nearest(100 * mask.share, DENSITIES),
+        "density": density,
         "causal": mask.is_causal,
         "window": mask.window > 0,
         "documents": mask.q_documents is not None,
-        "plain": is_plain(mask),
+        "plain": plain,
         "per_head": mask.heads > 1,
     }
 
@@ -71,7 +87,7 @@ def rule(problem: Problem) -> str | None:
     if plain and (_hides_more(problem) or (causal and problem["SQ"] != problem["SK"])):
         return "plain=true is for no rule, or for causal alone with SQ equal to SK"
     shape, block, (rows, columns) = _shape(problem)
-    whole = nearest(100 * _most(shape, block, causal) / max(1, rows * columns), DENSITIES)
+    whole = density_step(_most(shape, block, causal), rows * columns)
     if problem.integer("density") > whole or (plain and problem["density"] != whole):
         return f"density={problem['density']} does not fit: of all blocks the rules leave {whole} percent"
     return whole_groups(problem)
@@ -102,7 +118,7 @@ def _all_blocks(problem: Problem) -> int:
     named = problem.integer("density")
     below = total * named // 100
     near = sorted((min(most, below), min(most, below + 1)), key=lambda blocks: abs(blocks - total * named / 100))
-    return next((blocks for blocks in near if total and nearest(100 * blocks / total, DENSITIES) == named), near[0])
+    return next((blocks for blocks in near if density_step(blocks, total) == named), near[0])
 
 
 def _shape(problem: Problem) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

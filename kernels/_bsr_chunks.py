@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from autotune.arithmetic import cdiv
+from autotune.kernels._bsr_pattern import Pattern
+
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
@@ -25,11 +28,9 @@ class Chunks:
         return self.table.shape[0], self.sums.shape[0]
 
 
-def chunks_of(starts: torch.Tensor, most: int) -> Chunks:
-    """Rows of over ``most`` blocks in as few chunks as need be, all of about one length.
-
-    :param starts: (rows + 1,) int32: where each block row starts. Reads the device.
-    """
+def chunks_of(pattern: Pattern, most: int) -> Chunks:
+    """Block rows of over ``most`` blocks in as few chunks as need be, all of about one length. Reads the device."""
+    starts = pattern.starts
     lengths = starts.diff().long()
     pieces = ((lengths + most - 1) // most).clamp(min=1)
     rows = torch.arange(lengths.numel(), device=starts.device)
@@ -49,5 +50,5 @@ def chunks_of(starts: torch.Tensor, most: int) -> Chunks:
 
 def counts(lengths: list[int], most: int) -> tuple[int, int]:
     """Chunks, and rows of several, for block rows of these lengths."""
-    pieces = [max(1, -(-length // most)) for length in lengths]
+    pieces = [max(1, cdiv(length, most)) for length in lengths]
     return sum(pieces), sum(number > 1 for number in pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -70,6 +71,10 @@ def bsr_matmul(
     the weight with :class:`BsrWeight`, since torch accumulates no ``.grad`` on sparse parameters. The first call
     with a weight checks its pattern, for which the host waits for the device; keep ``crow`` and ``columns``.
 
+    Where a dense product is faster, that is served: of a dense copy, kept with the values until they change, and
+    made on each call of values that require a gradient. Change a ``torch.sparse_bsr`` weight through itself: it
+    does not notice what happens to the tensors it was made of.
+
     :raises ValueError: if neither argument is block-sparse, blocks are repeated or out of order, or sizes, dtypes
         or devices don't fit together.
     """
@@ -132,10 +137,10 @@ def _backward(gradients: Tensors, inputs: tuple[Any, ...], results: Tensors) -> 
     if x.requires_grad:
         grad_x = torch.ops.autotune.bsr_matmul(before, *weight, None, None, not transposed, by_column)
     if values.requires_grad:
-        rows, results_of = x.reshape(-1, x.shape[-1]), before.reshape(-1, before.shape[-1])
-        left, right = (rows, results_of) if transposed else (results_of, rows)
+        rows, slopes = (tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1]) for tensor in (x, before))
+        left, right = (rows, slopes) if transposed else (slopes, rows)
         grad_values = torch.ops.autotune.sddmm(crow, columns, left.mT, right, *values.shape[1:])
-    grad_bias = None if bias is None else before.sum_to_size(bias.shape)
+    grad_bias = before.sum_to_size(bias.shape) if bias is not None and bias.requires_grad else None
     return grad_x, None, None, grad_values, None, None, grad_bias, None, None, None
 
 

@@ -11,14 +11,13 @@ import torch
 from autotune.arithmetic import cdiv, clamp
 from autotune.data import ITEMSIZE, Problem
 from autotune.kernel import Field, Work
-from autotune.kernels._bsr import BsrWeight
+from autotune.kernels._bsr import BLOCKS, BsrWeight
 from autotune.kernels._bsr_chunks import counts
 from autotune.kernels._bsr_matmul_plan import Product
 from autotune.kernels._bsr_pattern import IMBALANCES, imbalance_step
 from autotune.kernels._density import DENSITIES, density_step
 from autotune.kernels._tensors import random, relaid
 
-BLOCKS = tuple(2**power for power in range(4, 9))
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 
 FIELDS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
@@ -10,12 +10,9 @@ import torch
 from autotune.data import Device, Problem
 from autotune.kernel import Provider
 from autotune.kernels._bsr import BsrWeight
+from autotune.kernels._bsr_matmul_kept import kept
 from autotune.kernels._bsr_matmul_operator import check
-from autotune.kernels._bsr_pattern import version
 from autotune.kernels._gemm_reference import finished
-
-#: cuSPARSELt's, of those the kernel takes.
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def reference(
@@ -42,29 +39,22 @@ def _laid(result: torch.Tensor, by_column: bool) -> torch.Tensor:
     return result.mT.contiguous().mT if by_column else result.contiguous()
 
 
-def kept(weight: BsrWeight, what: str, make: Callable[[BsrWeight], Any]) -> Any:
-    """``make(weight)``, from where it was kept on the values while neither they nor the pattern have changed."""
-    holder: Any = weight.values
-    now, pattern = version(holder), weight.pattern
-    found = getattr(holder, what, None)
-    if found is not None and found[0] == now and found[1] is pattern:
-        return found[2]
-    with torch.no_grad():
-        # Apart from the holder: what is kept must not keep it alive.
-        made = make(weight._replace(values=weight.values.detach()))
-    if now is not None:
-        setattr(holder, what, (now, pattern, made))
-    return made
-
-
 def _product(
     x: torch.Tensor, matrix: Any, bias: torch.Tensor | None, activation: str | None, by_column: bool
 ) -> torch.Tensor:
-    """act(x @ matrix.T + bias) by torch's products, each further step by itself."""
+    """act(x @ matrix.T + bias) by torch's products, each further step by itself; in memory as the kernel's."""
     if by_column:
-        product = torch.matmul(matrix, x.mT).mT
-        return finished(product, bias, activation, None)
-    return finished(torch.nn.functional.linear(x, matrix, bias), None, activation, None)
+        return _laid(finished(torch.matmul(matrix, x.mT).mT, bias, activation, None), by_column)
+    return _laid(finished(torch.nn.functional.linear(x, matrix, bias), None, activation, None), by_column)
+
+
+def _product_of_rows(
+    x: torch.Tensor, matrix: Any, bias: torch.Tensor | None, activation: str | None, by_column: bool
+) -> torch.Tensor:
+    """The same for matrices that torch multiplies by no batch."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    product = _product(rows, matrix, bias, activation, by_column)
+    return _laid(product.reshape(*x.shape[:-1], matrix.shape[0]), by_column)
 
 
 def _dense(
@@ -75,12 +65,10 @@ def _dense(
     transposed: bool = False,
     by_column: bool = False,
 ) -> torch.Tensor:
-    matrix = kept(BsrWeight.of(w_bsr), "_autotune_dense", BsrWeight.dense)
+    weight = BsrWeight.of(w_bsr)
+    check(x, weight, bias, activation, transposed, by_column)
+    matrix = kept(weight, BsrWeight.dense)
     return _product(x, matrix.mT if transposed else matrix, bias, activation, by_column)
-
-
-def _as_bsr(weight: BsrWeight) -> torch.Tensor:
-    return torch.sparse_bsr_tensor(*weight[:3], size=weight.shape, check_invariants=False)
 
 
 def _torch_bsr(
@@ -91,8 +79,10 @@ def _torch_bsr(
     transposed: bool = False,
     by_column: bool = False,
 ) -> torch.Tensor:
-    matrix = kept(w_bsr, "_autotune_bsr", _as_bsr) if isinstance(w_bsr, BsrWeight) else w_bsr
-    return _product(x, matrix, bias, activation, by_column)
+    weight = BsrWeight.of(w_bsr)
+    check(x, weight, bias, activation, transposed, by_column)
+    matrix = kept(weight, BsrWeight.sparse) if isinstance(w_bsr, BsrWeight) else w_bsr
+    return _product_of_rows(x, matrix, bias, activation, by_column)
 
 
 def _lacks_torch_bsr(problem: Problem, device: Device) -> str | None:
@@ -106,23 +96,6 @@ def _lacks_torch_bsr(problem: Problem, device: Device) -> str | None:
     return None
 
 
-def semi_structured(weight: BsrWeight) -> bool:
-    """Whether cuSPARSELt may take it: of every 4 along K 2 at most are not zero. Looks once a version."""
-    values = weight.values
-    if not values.is_cuda or values.dtype not in _HALF or values.requires_grad or values.is_inference():
-        return False
-    if torch.version.hip is not None or not torch.backends.cusparselt.is_available():
-        return False
-    if values.shape[2] % 16 or values.shape[1] % 16 or torch.cuda.get_device_capability(values.device) < (8, 0):
-        return False
-    return bool(kept(weight, "_autotune_semi_structured", _keeps_two_of_four))
-
-
-def _keeps_two_of_four(weight: BsrWeight) -> bool:
-    fours = weight.values.reshape(-1, 4)
-    return bool(fours.numel()) and bool((fours.count_nonzero(dim=1) <= 2).all())
-
-
 def _cusparselt(
     x: torch.Tensor,
     w_bsr: torch.Tensor | BsrWeight,
@@ -131,10 +104,9 @@ def _cusparselt(
     transposed: bool = False,
     by_column: bool = False,
 ) -> torch.Tensor:
-    matrix = kept(BsrWeight.of(w_bsr), "_autotune_cusparselt", _compressed)
-    rows = x.reshape(-1, x.shape[-1])
-    product = _product(rows, matrix, bias, activation, by_column)
-    return product if by_column else product.reshape(*x.shape[:-1], matrix.shape[0])
+    weight = BsrWeight.of(w_bsr)
+    check(x, weight, bias, activation, transposed, by_column)
+    return _product_of_rows(x, kept(weight, _compressed), bias, activation, by_column)
 
 
 def _compressed(weight: BsrWeight) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 
 from autotune.arithmetic import cdiv
-from autotune.kernels._bsr_chunks import Chunks, chunks_of
 from autotune.kernels._density import density_step, nearest
+from autotune.kernels._kept import Kept
 
 #: Blocks of the fullest block row over those of the mean one; problems name the nearest.
 IMBALANCES = (1, 2, 4, 16)
@@ -35,7 +36,11 @@ class Pattern:
     row_of: torch.Tensor
     #: (blocks,): its block column.
     column_of: torch.Tensor
-    _chunks: dict[int, Chunks] = field(default_factory=dict, repr=False)
+    #: (rows + 1,): where each block row starts.
+    starts: torch.Tensor
+    #: (rows,): block rows by their number of blocks, equal ones in order.
+    longest_first: torch.Tensor
+    _facts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def density(self) -> int:
@@ -48,34 +53,25 @@ class Pattern:
         return imbalance_step(self.longest, self.blocks, self.rows)
 
     @cached_property
-    def starts(self) -> torch.Tensor:
-        """(rows + 1,): where each block row starts."""
-        return _starts(self.row_of, self.rows)
-
-    @cached_property
-    def longest_first(self) -> torch.Tensor:
-        """(rows,): block rows by their number of blocks, equal ones in order."""
-        return torch.argsort(self.starts.diff(), descending=True, stable=True).int()
-
-    @cached_property
     def transposed(self) -> tuple[Pattern, torch.Tensor]:
         """The pattern of the transpose, and (blocks,) the stored block that each of its blocks is."""
         stored = torch.argsort(self.column_of, stable=True)
         pattern = _pattern(self.column_of[stored], self.row_of[stored], self.across, self.rows)
         return pattern, stored.int()
 
-    def chunks(self, most: int) -> Chunks:
-        """Its block rows in chunks of at most ``most`` blocks."""
-        if most not in self._chunks:
-            self._chunks[most] = chunks_of(self.starts, most)
-        return self._chunks[most]
+    def fact(self, make: Callable[..., Any], *args: Hashable) -> Any:
+        """``make(pattern, *args)``, once."""
+        if (make, args) not in self._facts:
+            self._facts[make, args] = make(self, *args)
+        return self._facts[make, args]
 
 
 def pattern_of(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Pattern:
     """The pattern of a block-sparse matrix, from where it was kept on ``crow`` if it was worked out before.
 
-    The first call reads the device; so make one before a CUDA graph is recorded. Nothing can be kept of tensors
-    made in torch.inference_mode(), which don't tell when they change: with them every call reads the device.
+    The first call reads the device; so make one before a CUDA graph is recorded, which goes on with the pattern
+    of then. Nothing can be kept of tensors made in torch.inference_mode(), which don't tell when they change: with
+    them every call reads the device.
 
     :param crow: (rows + 1,) int32 or int64: where each block row starts in ``columns``
     :param columns: (blocks,) int32 or int64: block columns, ascending in each block row
@@ -85,20 +81,25 @@ def pattern_of(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Patter
     """
     kept: Any = getattr(crow, "_autotune_pattern", None)
     # In every key of a call: what was kept is no inference tensor's, so that versions can be read as they are.
-    if kept is not None and kept[0] is columns and kept[1] == (crow._version, columns._version, across):
-        pattern: Pattern = kept[2]
+    if kept and kept.held[0] is columns and kept.state == _state(crow, columns, across):
+        pattern: Pattern = kept.fact
         return pattern
     pattern = _checked(crow, columns, across)
-    now = version(crow), version(columns), across
-    if None not in now:
-        # With the columns themselves: once they are gone others may be where they were.
-        crow._autotune_pattern = (columns, now, pattern)  # type: ignore[attr-defined]
+    keep_pattern(crow, columns, pattern)
     return pattern
 
 
-def version(tensor: torch.Tensor) -> int | None:
-    """Changes when the numbers in the tensor are overwritten; None if that can't be known."""
-    return None if tensor.is_inference() else tensor._version
+def keep_pattern(crow: torch.Tensor, columns: torch.Tensor, pattern: Pattern) -> None:
+    """From now on :func:`pattern_of` knows that theirs is this one."""
+    if not crow.is_inference() and not columns.is_inference():
+        holder: Any = crow
+        held = columns, crow.detach(), columns.detach()
+        holder._autotune_pattern = Kept(_state(crow, columns, pattern.across), pattern, held)
+
+
+def _state(crow: torch.Tensor, columns: torch.Tensor, across: int) -> tuple[int, ...]:
+    # Addresses, because ``tensor.data = other`` changes no version.
+    return crow._version, crow.data_ptr(), columns._version, columns.data_ptr(), across
 
 
 def _checked(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Pattern:
@@ -122,14 +123,20 @@ def _checked(crow: torch.Tensor, columns: torch.Tensor, across: int) -> Pattern:
     places = row_of * across + columns
     if bool((places.diff() <= 0).any()):
         raise ValueError("columns are repeated or out of order in a block row; sort them and add up what is double")
-    return _pattern(row_of.int(), columns.int(), rows, across)
+    return _pattern(row_of.int(), columns.int().contiguous(), rows, across)
 
 
 def _pattern(row_of: torch.Tensor, column_of: torch.Tensor, rows: int, across: int) -> Pattern:
-    longest = int(_starts(row_of, rows).diff().max()) if rows else 0
-    return Pattern(rows, across, row_of.numel(), longest, row_of, column_of)
-
-
-def _starts(row_of: torch.Tensor, rows: int) -> torch.Tensor:
-    """Offsets of the rows of sorted row numbers."""
-    return torch.searchsorted(row_of, torch.arange(rows + 1, device=row_of.device, dtype=torch.int32)).int()
+    """Of sorted row numbers."""
+    starts = torch.searchsorted(row_of, torch.arange(rows + 1, device=row_of.device, dtype=torch.int32)).int()
+    lengths = starts.diff()
+    return Pattern(
+        rows=rows,
+        across=across,
+        blocks=row_of.numel(),
+        longest=int(lengths.max()) if rows else 0,
+        row_of=row_of,
+        column_of=column_of,
+        starts=starts,
+        longest_first=torch.argsort(lengths, descending=True, stable=True).int(),
+    )

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from autotune.kernels._tensors import check_dense_floats
 from autotune.kernels._values import checks_values
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Bags(NamedTuple):
@@ -62,7 +61,7 @@ class Bags(NamedTuple):
 
 def mean_length(entries: int, bags: int) -> int:
     """The mean length of ragged bags, to the power of two at or above it."""
-    return 1 << max(0, -(-entries // bags) - 1).bit_length() if entries and bags else 0
+    return 1 << ((entries - 1) // bags).bit_length() if entries and bags else 0
 
 
 def check(bags: Bags, rows: int, values: torch.Tensor, name: str) -> None:
@@ -72,8 +71,7 @@ def check(bags: Bags, rows: int, values: torch.Tensor, name: str) -> None:
     :raises ValueError: if shapes, dtypes or devices don't fit together, or an option breaks its rule.
     """
     indices, offsets, tables, weights = bags.indices, bags.offsets, bags.tables, bags.per_sample_weights
-    if values.dtype not in FLOATS:
-        raise ValueError(f"{name} is {values.dtype}; embedding_bag takes float16, bfloat16, float32 and float64")
+    check_dense_floats(**{name: values})
     if indices.dim() not in (1, 2):
         raise ValueError(
             f"indices has shape {tuple(indices.shape)}; it must be (entries,) or (bags, entries of each)"

@@ -12,10 +12,8 @@ from autotune.kernels._embedding_bag_arguments import Bags, check, rows_and_plac
 
 def check_weight(weight: torch.Tensor, bags: Bags) -> None:
     """:raises ValueError: as :func:`embedding_bag` does, but for what only a look at the numbers tells."""
-    if weight.layout != torch.strided or weight.dim() != 2:
-        raise ValueError(
-            f"weight is {weight.layout} of shape {tuple(weight.shape)}; it must be dense, (rows, columns)"
-        )
+    if weight.dim() != 2:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be (rows, columns)")
     check(bags, weight.shape[0], weight, "weight")
 
 

@@ -13,10 +13,10 @@ _MODES = {"sum": 0, "mean": 1}
 
 
 def reference(weight: torch.Tensor, bags: Bags) -> torch.Tensor:
-    check_weight(weight, bags)
-    check_values(bags, weight.shape[0])
     if bags.tables is None or bags.padding_idx is None:
         return torch_way(weight, bags)
+    check_weight(weight, bags)
+    check_values(bags, weight.shape[0])
     # What is padding in one table is a row of another: it is taken out of the bags.
     row, _, bag = rows_and_places(bags, weight.shape[0])
     kept = row < weight.shape[0]
@@ -31,6 +31,8 @@ def reference(weight: torch.Tensor, bags: Bags) -> torch.Tensor:
 
 def torch_way(weight: torch.Tensor, bags: Bags) -> torch.Tensor:
     """torch.nn.functional.embedding_bag; of several tables, with their indices made those of one."""
+    check_weight(weight, bags)
+    check_values(bags, weight.shape[0])
     indices, offsets = bags.indices, bags.offsets
     if offsets is None:
         # torch takes no bags of length 0 in two dimensions.
@@ -85,6 +87,8 @@ def gradient(d_out: torch.Tensor, rows: int, bags: Bags) -> torch.Tensor:
 
 def torch_gradient(d_out: torch.Tensor, rows: int, bags: Bags) -> torch.Tensor:
     """torch's own backward pass, as autograd calls it, with one more row that takes all that has none."""
+    check_gradient(d_out, rows, bags)
+    check_values(bags, rows)
     row, place, _ = rows_and_places(bags, rows)
     weights = bags.per_sample_weights
     result: torch.Tensor = torch.ops.aten._embedding_bag_dense_backward(

@@ -9,6 +9,7 @@ import torch
 from autotune.kernel import Operator, Serves
 from autotune.kernels._activation_operator import activation_gradient
 from autotune.kernels._gemm_arguments import ACTIVATIONS
+from autotune.kernels._tensors import check_dense_floats
 from autotune.kernels._values import checks_values
 
 #: The kernel's arguments, in its order.
@@ -31,6 +32,7 @@ def check(
     activation: str | None = None,
 ) -> None:
     """:raises ValueError: naming the argument, its value and the rule that it breaks. Looks at no offset."""
+    check_dense_floats(x=x, w=w)
     if x.dim() != 2 or w.dim() != 3:
         raise ValueError(
             f"x is {tuple(x.shape)} and w is {tuple(w.shape)}; grouped_gemm takes (tokens, K) and (groups, K, N)"
@@ -90,7 +92,7 @@ def grouped_gemm(
         and the result silu(gate) * up has N / 2
     :return: (tokens, N), contiguous, in the dtype of ``x``
 
-    The host never waits for the device, so that a CUDA graph may hold it: offsets that descend, or go beyond the
+    The host never waits for the device, so that a CUDA graph may hold it: offsets that descend, or leave 0 to the
     tokens, give undefined results on a GPU, unless the environment variable AUTOTUNE_CHECK_VALUES is 1.
 
     :raises ValueError: if shapes, dtypes or devices don't fit together; on a CPU also if the offsets are wrong.
@@ -171,7 +173,8 @@ def _read(
 #: torch's grouped product, as Python and autograd call it; F.grouped_mm comes down to the first.
 GROUPED_MM = (torch._grouped_mm, torch.ops.aten._grouped_mm)
 
-SERVES: dict[Any, Serves] = dict.fromkeys(GROUPED_MM, Serves(_read))
+#: Autocast leaves it alone.
+SERVES: dict[Any, Serves] = dict.fromkeys(GROUPED_MM, Serves(_read, autocast=False))
 
 OPERATOR = Operator(
     front=grouped_gemm,

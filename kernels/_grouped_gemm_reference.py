@@ -46,7 +46,8 @@ def by_torch(
 ) -> torch.Tensor:
     """torch's product in one launch, and what follows it in others; reads no device where it is offered."""
     check(x, w, offs, bias, activation)
-    product = torch._grouped_mm(x, w, offs=offs.int())
+    check_values(offs, x.shape[0])
+    product = torch._grouped_mm(in_rows(x), w, offs=offs.int())
     row = torch.arange(x.shape[0], dtype=torch.int32, device=x.device)
     if bias is not None:
         # Rows of no group take the last one's, and are dropped.
@@ -56,9 +57,23 @@ def by_torch(
     return activate(product, activation).masked_fill((row >= offs[-1])[:, None], 0).contiguous()
 
 
+def in_rows(tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens, or a copy if they are not contiguous rows, apart, at multiples of 16 bytes.
+
+    In columns, an assertion on the device fails in torch where a group begins at no multiple of 16 bytes.
+    """
+    distance, step = tokens.stride()
+    if step == 1 and distance >= tokens.shape[1] and distance * tokens.element_size() % 16 == 0:
+        return tokens
+    return tokens.clone(memory_format=torch.contiguous_format)
+
+
 def torch_lacks(problem: Problem, device: Device) -> str | None:
     """Why torch's grouped product can't compute ``x @ w``, or would read the device, in torch 2.10 to 2.13."""
-    return lacks_kernel(problem, device) or _misfit(problem)
+    why, (x, w) = lacks_kernel(problem, device), str(problem.get("layout", "nn"))
+    if why is not None or (x == "n" and w != "s" and rows_fit(problem, "K", "N" if w == "n" else "K")):
+        return why
+    return "torch takes contiguous rows of x, and rows or columns of w, of a multiple of 16 bytes"
 
 
 def lacks_kernel(problem: Problem, device: Device) -> str | None:
@@ -72,18 +87,10 @@ def lacks_kernel(problem: Problem, device: Device) -> str | None:
     return None if problem.integer("G") < 1024 else f"torch takes up to 1023 groups, and G={problem['G']}"
 
 
-def _misfit(problem: Problem) -> str | None:
-    layout, size = str(problem.get("layout", "nn")), ITEMSIZE[str(problem["dtype"])]
-    x_row = problem.integer("K" if layout[0] == "n" else "T")
-    w_row = problem.integer("N" if layout[1] == "n" else "K")
-    return rows_misfit(layout, bool(problem.get("aligned", True)), x_row * size, w_row * size)
-
-
-def rows_misfit(layout: str, aligned: bool, *row_bytes: int) -> str | None:
-    """Why torch takes no operands of these strides."""
-    if aligned and "s" not in layout and not any(length % 16 for length in row_bytes):
-        return None
-    return "torch takes operands with a contiguous dimension, in rows of a multiple of 16 bytes"
+def rows_fit(problem: Problem, *lengths: str) -> bool:
+    """Whether rows of these fields' lengths start where torch takes them."""
+    size = ITEMSIZE[str(problem["dtype"])]
+    return bool(problem.get("aligned", True)) and not any(problem.integer(name) * size % 16 for name in lengths)
 
 
 def baseline(

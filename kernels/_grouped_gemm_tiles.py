@@ -20,7 +20,7 @@ def _tiles_of(offs, first, T, G, BLOCK_M: tl.constexpr, GROUPS: tl.constexpr):
     begin = tl.load(offs + group - 1, mask=(group > 0) & (group <= G), other=0).to(tl.int32)
     end = tl.load(offs + group, mask=group < G, other=T).to(tl.int32)
     # A bad offset must not become a row that is not there.
-    tokens = tl.minimum(end, T) - tl.minimum(begin, T)
+    tokens = tl.maximum(tl.minimum(end, T), 0) - tl.maximum(tl.minimum(begin, T), 0)
     return tl.where(group <= G, (tokens + BLOCK_M - 1) // BLOCK_M, 0)
 
 
@@ -48,7 +48,7 @@ def find(offs, tile_row, T, G, BLOCK_M: tl.constexpr, GROUPS: tl.constexpr):
         count += tl.sum(tiles, 0)
     begin = tl.load(offs + group - 1, mask=(group > 0) & (group <= G), other=0).to(tl.int32)
     end = tl.load(offs + group, mask=group < G, other=T).to(tl.int32)
-    return group, tl.minimum(begin, T) + (tile_row - before) * BLOCK_M, tl.minimum(end, T)
+    return group, tl.maximum(tl.minimum(begin, T), 0) + (tile_row - before) * BLOCK_M, tl.minimum(end, T)
 
 
 @triton.jit

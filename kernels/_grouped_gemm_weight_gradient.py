@@ -30,8 +30,8 @@ def weight_gradient(
     tiles_k = tl.cdiv(K, BLOCK_K)
     tiles_n = tl.cdiv(N, BLOCK_N)
     group, tile_k, tile_n = place(tl.program_id(0), tiles_k, tiles_n, GROUP_K)
-    begin = tl.load(offs + group - 1, mask=group > 0, other=0).to(tl.int32)
     # A bad offset must not become a token that is not there.
+    begin = tl.maximum(tl.load(offs + group - 1, mask=group > 0, other=0).to(tl.int32), 0)
     end = tl.minimum(tl.load(offs + group).to(tl.int32), T)
 
     # Past the end they wrap round, so that loads are masked along the tokens alone.

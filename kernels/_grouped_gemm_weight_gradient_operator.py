@@ -8,10 +8,12 @@ import torch
 
 from autotune.kernel import Operator, Serves
 from autotune.kernels._grouped_gemm_operator import GROUPED_MM, Arguments, check_offsets, matrices
+from autotune.kernels._tensors import check_dense_floats
 
 
 def check(x: torch.Tensor, d_out: torch.Tensor, offs: torch.Tensor) -> None:
     """:raises ValueError: naming the argument, its value and the rule that it breaks. Looks at no offset."""
+    check_dense_floats(x=x, d_out=d_out)
     if x.dim() != 2 or d_out.dim() != 2 or x.shape[0] != d_out.shape[0]:
         raise ValueError(
             f"x is {tuple(x.shape)} and d_out is {tuple(d_out.shape)}; they must be (tokens, K) and (tokens, N)"
@@ -71,7 +73,7 @@ def _read(
     return mat_a.mT, mat_b, offs
 
 
-SERVES: dict[Any, Serves] = dict.fromkeys(GROUPED_MM, Serves(_read))
+SERVES: dict[Any, Serves] = dict.fromkeys(GROUPED_MM, Serves(_read, autocast=False))
 
 OPERATOR = Operator(
     front=grouped_gemm_weight_gradient,

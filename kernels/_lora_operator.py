@@ -9,6 +9,7 @@ import torch
 
 from autotune.kernel import Operator, Tensors
 from autotune.kernels._gemm_check_operator import check_apart
+from autotune.kernels._tensors import check_dense_floats
 from autotune.kernels._values import checks_values
 
 
@@ -24,6 +25,7 @@ def check(
 
     :raises ValueError: if ranks, sizes, dtypes or devices don't fit together, or the scale is not finite.
     """
+    check_dense_floats(x=x, a=a, b=b)
     for name, tensor, takes in (
         ("x", x, "tokens, in"),
         ("a", a, "adapters, rank, in"),
@@ -53,8 +55,33 @@ def check(
             raise ValueError(f"{name} is {other.dtype} but x is {x.dtype}; convert one of them")
         if other.device != x.device:
             raise ValueError(f"{name} is on {other.device} but x is on {x.device}; move one of them")
-    if not math.isfinite(scale):
+    if not abs(scale) < math.inf:  # which torch.compile reads, unlike math.isfinite
         raise ValueError(f"scale is {scale}; it must be finite")
+
+
+def check_out(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    adapter_ids: torch.Tensor,
+    base: torch.Tensor | None,
+) -> None:
+    """:raises ValueError: if ``out`` is no place for the result, or one that is still read while it is written."""
+    shape = x.shape[0], b.shape[1]
+    if out.shape != shape or out.dtype != x.dtype or out.device != x.device:
+        kind = f"{out.dtype} {tuple(out.shape)} on {out.device}"
+        raise ValueError(f"out is {kind}; it must be {x.dtype} {shape} on {x.device}")
+    by_row, by_column = out.stride()
+    step = math.gcd(by_row, by_column) or 1
+    if out.numel() > 1 and by_row // step < shape[1] and by_column // step < shape[0]:
+        raise ValueError(f"out has strides {out.stride()} of {shape}; its elements must not share memory")
+    check_apart(out, x=x, a=a, b=b, adapter_ids=adapter_ids, base=None if in_place(base, out) else base)
+
+
+def in_place(base: torch.Tensor | None, out: torch.Tensor) -> bool:
+    """Whether each element of the base is where its sum will be."""
+    return base is not None and (base.data_ptr(), base.stride()) == (out.data_ptr(), out.stride())
 
 
 def check_values(adapter_ids: torch.Tensor, adapters: int) -> None:
@@ -90,8 +117,8 @@ def lora(
         bit, without ``out`` it is 0.
     :param out: (tokens, out), any strides: the output of the base layer. It is updated in place, in one pass, and
         returned. Where a gradient is asked for, torch's rules for changes in place hold: it may be no leaf that
-        requires grad, nor needed by the backward of what made it (a linear layer's needs it not). It may share no
-        memory with the other arguments.
+        requires grad, nor needed by the backward of what made it (a linear layer's needs it not). No byte of it
+        may lie between the first and the last of another argument.
     :return: ``out``, or a new contiguous tensor (tokens, out)
 
     float16, bfloat16 and float32, float64 in torch. Accumulates in float32, whatever autocast says, and adds before
@@ -102,19 +129,23 @@ def lora(
     The host never waits for the device, so that a CUDA graph may hold it: an id out of range counts as -1 there,
     unless the environment variable AUTOTUNE_CHECK_VALUES is 1.
 
-    :raises ValueError: if sizes, dtypes or devices don't fit together, ``out`` shares memory with another argument,
-        or the scale is not finite; on a CPU also if an id is out of range.
+    :raises ValueError: if sizes, dtypes or devices don't fit together, the kernel finds that ``out`` shares memory
+        with itself or another argument, or the scale is not finite; on a CPU also if an id is out of range.
     """
     check(x, a, b, adapter_ids, out, scale)
     if out is None:
         result: torch.Tensor = torch.ops.autotune.lora(x, a, b, adapter_ids, None, scale)
         return result
-    if not torch.compiler.is_compiling():  # where tensors have no addresses
-        check_apart(out, x=x, a=a, b=b, adapter_ids=adapter_ids)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, a, b, out)):
-        # A copy for the backward pass to keep: it may not see its argument change.
+    compiling = torch.compiler.is_compiling()
+    trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, a, b, out))
+    if trained or (compiling and not out.is_contiguous()):
+        # The backward pass keeps a copy, since it may not see its argument change; and torch.compile takes no
+        # operator that writes into a tensor with gaps.
         return out.copy_(torch.ops.autotune.lora(x, a, b, adapter_ids, out.clone(), scale))
     torch.ops.autotune.lora_out(x, a, b, adapter_ids, out, scale, out=out)
+    if not compiling:  # where torch writes the result into ``out`` itself
+        # So that whoever keeps ``out`` for a backward pass learns that it has changed.
+        torch.autograd.graph.increment_version(out)
     return out
 
 

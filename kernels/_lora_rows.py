@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def shrink_row(
     x,  # (T, K), the last dimension contiguous
     a,  # (A, R, K)
@@ -94,7 +94,7 @@ def _shrunk(
     return tl.sum(sums, axis=1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def expand_row(
     h,  # (SPLIT_K, T, R) float32
     b,  # (A, N, R)

@@ -22,7 +22,7 @@ def _tokens(ids, order, tile, T, A, BLOCK_M: tl.constexpr):
     return token, tl.where((adapter >= 0) & (adapter < A), adapter, A).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def shrink_tile(
     x,  # (T, K), the last dimension contiguous
     a,  # (A, R, K)
@@ -79,7 +79,7 @@ def shrink_tile(
         visited = tl.min(tl.where(adapter > visited, adapter, A), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def expand_tile(
     h,  # (SPLIT_K, T, R) float32
     b,  # (A, N, R)

@@ -1,8 +1,6 @@
-"""Which stored blocks a program of ``sddmm`` takes, and in what order: worked out once, kept with the pattern."""
+"""Which stored blocks a program of ``sddmm`` takes, and in what order."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -12,21 +10,11 @@ from autotune.kernels._bsr_pattern import Pattern
 def chunks_in_order(pattern: Pattern, width: int, band: int) -> torch.Tensor:
     """(chunks, 2) int32: first and last + 1 of up to ``width`` stored blocks that follow one another in a row.
 
-    The first call for a pattern reads the device.
+    Reads the device.
 
     :param band: block rows that go together: within a band chunks are in order of their columns, so that programs
         that run side by side share rows of a and columns of b in the L2 cache. 1: as stored.
     """
-    kept: dict[tuple[int, int], torch.Tensor] | None = getattr(pattern.row_of, "_autotune_chunks", None)
-    if kept is None:
-        holder: Any = pattern.row_of
-        kept = holder._autotune_chunks = {}
-    if (width, band) not in kept:
-        kept[width, band] = _chunks(pattern, width, band)
-    return kept[width, band]
-
-
-def _chunks(pattern: Pattern, width: int, band: int) -> torch.Tensor:
     place = torch.arange(pattern.blocks, device=pattern.row_of.device, dtype=torch.int32)
     in_row = place - pattern.starts[pattern.row_of]
     first = place[in_row % width == 0]

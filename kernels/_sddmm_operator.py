@@ -60,16 +60,9 @@ def sddmm(pattern_bsr: torch.Tensor | BsrWeight, a: torch.Tensor, b: torch.Tenso
     :raises ValueError: if the pattern is not block-sparse, its blocks are repeated or out of order, or sizes,
         dtypes or devices don't fit together.
     """
-    if not isinstance(pattern_bsr, BsrWeight) and pattern_bsr.layout != torch.sparse_bsr:
-        raise ValueError(
-            f"pattern_bsr is {pattern_bsr.layout}; make it block-sparse with pattern.to_sparse_bsr((32, 32))"
-        )
-    pattern = BsrWeight.of(pattern_bsr)
-    if pattern.values.dim() != 3:
-        raise ValueError(
-            f"pattern_bsr's values are {tuple(pattern.values.shape)}; they must be (blocks, rows, columns)"
-        )
-    if pattern.shape != (a.shape[0], b.shape[-1]):
+    pattern = BsrWeight.of(pattern_bsr, "pattern_bsr")
+    pattern.check("pattern_bsr")
+    if a.dim() != 2 or b.dim() != 2 or pattern.shape != (a.shape[0], b.shape[1]):
         raise ValueError(
             f"pattern_bsr is {tuple(pattern.shape)}, a is {tuple(a.shape)} and b is {tuple(b.shape)}; "
             "it must have a's rows and b's columns"
@@ -77,10 +70,7 @@ def sddmm(pattern_bsr: torch.Tensor | BsrWeight, a: torch.Tensor, b: torch.Tenso
     check(a, b, pattern.crow, pattern.columns, *pattern.block)
     values: torch.Tensor = torch.ops.autotune.sddmm(pattern.crow, pattern.columns, a, b, *pattern.block)
     result = pattern._replace(values=values)
-    if isinstance(pattern_bsr, BsrWeight):
-        return result
-    # What was checked once need not be checked again.
-    return torch.sparse_bsr_tensor(result.crow, result.columns, result.values, result.shape, check_invariants=False)
+    return result if isinstance(pattern_bsr, BsrWeight) else result.sparse()
 
 
 def _fake(

@@ -8,20 +8,19 @@ import torch
 
 from autotune.data import ITEMSIZE, Device, Problem
 from autotune.kernel import Field, Provider, Work
+from autotune.kernels._bsr import BLOCKS
 from autotune.kernels._bsr_pattern import pattern_of
 from autotune.kernels._density import DENSITIES
 from autotune.kernels._sddmm_operator import check
 from autotune.kernels._tensors import random, relaid
-
-_BLOCKS = tuple(2**power for power in range(4, 9))
 
 FIELDS = (
     Field("M", "size"),
     Field("N", "size"),
     Field("K", "size"),
     # Traits, not sizes: a config tuned for blocks of 32 says nothing about blocks of 128.
-    Field("BLOCK_ROWS", "choice", choices=_BLOCKS),
-    Field("BLOCK_COLUMNS", "choice", choices=_BLOCKS),
+    Field("BLOCK_ROWS", "choice", choices=BLOCKS),
+    Field("BLOCK_COLUMNS", "choice", choices=BLOCKS),
     Field("density", "size", choices=DENSITIES),
     Field("dtype", "dtype"),
     Field("layout", "choice", "nn", choices=tuple(a + b for a in "nts" for b in "nts")),

@@ -10,6 +10,8 @@ from autotune.data import ITEMSIZE
 
 #: torch.float16 -> "float16", for the dtypes the kernels take.
 DTYPE_NAMES = {getattr(torch, name): name for name in ITEMSIZE}
+#: What operators without integers take: a kernel the narrow ones, torch's reference all.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def dtype_name(**tensors: torch.Tensor) -> str:
@@ -29,6 +31,15 @@ def dtype_name(**tensors: torch.Tensor) -> str:
     if tensor.dtype not in DTYPE_NAMES:
         raise ValueError(f"{first} is {tensor.dtype}; the kernels take {', '.join(ITEMSIZE)}")
     return DTYPE_NAMES[tensor.dtype]
+
+
+def check_dense_floats(**tensors: torch.Tensor) -> None:
+    """:raises ValueError: if one is not dense, or of a dtype that neither a kernel nor torch's reference computes."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} is {tensor.layout}; it must be dense, call to_dense() first")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{name} is {tensor.dtype}; it must be float16, bfloat16, float32 or float64")
 
 
 def matrix_layout(matrix: torch.Tensor) -> str:

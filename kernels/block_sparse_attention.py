@@ -24,6 +24,7 @@ from autotune.kernels._block_sparse_attention_problem import (
     FIELDS,
     draw_heads,
     draw_mask,
+    fullness,
     kept_blocks,
     rule,
     sizes,
@@ -68,7 +69,7 @@ def key(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask, scal
         q.dtype is k.dtype is v.dtype,
         q.get_device(),
         (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15,
-        mask.by_row.blocks.shape,
+        fullness(mask),
         mask.q_documents is None,
         # Shape, block, batches, heads, rules.
         mask[4:],

@@ -26,6 +26,7 @@ from autotune.kernels._block_sparse_attention_problem import (
     FIELDS,
     draw_heads,
     draw_mask,
+    fullness,
     kept_blocks,
     rule,
     sizes,
@@ -84,8 +85,8 @@ def key(
         *(q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride()),
         *(q.dtype, q.dtype is k.dtype is v.dtype, q.get_device()),
         (q.data_ptr() | k.data_ptr() | v.data_ptr()) & 15,
-        # Blocks listed, documents; shape, block, batches, heads, rules.
-        *(mask.by_row.blocks.shape, mask.q_documents is None, mask[4:]),
+        # The last: shape, block, batches, heads, rules.
+        *(fullness(mask), mask.q_documents is None, mask[4:]),
     )
 
 

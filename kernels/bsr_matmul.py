@@ -16,10 +16,12 @@ import torch
 from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
 from autotune.kernels._bsr import BsrWeight
+from autotune.kernels._bsr_chunks import chunks_of
+from autotune.kernels._bsr_matmul_kept import forget_if_trained, semi_structured
 from autotune.kernels._bsr_matmul_operator import OPERATOR, SERVES, check
 from autotune.kernels._bsr_matmul_plan import INDICES, Product, launches
 from autotune.kernels._bsr_matmul_problem import FIELDS, chunk_counts, inputs, product_of, rule, work
-from autotune.kernels._bsr_matmul_reference import PROVIDERS, baseline, reference, semi_structured
+from autotune.kernels._bsr_matmul_reference import PROVIDERS, baseline, reference
 from autotune.kernels._bsr_pattern import Pattern
 from autotune.kernels._bsr_walk import walk
 from autotune.kernels._launch import TRITON_NAMES, launch, multiprocessors, must_widen, signature
@@ -95,7 +97,7 @@ def key(
         values.shape,
         values.dtype,
         pattern.transposed[0].imbalance if transposed else pattern.imbalance,
-        values.is_cuda and semi_structured(weight),
+        not transposed and semi_structured(weight),
         bias is None,
         activation,
         transposed,
@@ -118,6 +120,7 @@ def run(
     """
     weight = BsrWeight.of(w_bsr)
     check(x, weight, bias, activation, transposed, by_column)
+    forget_if_trained(weight)
     if must_widen(walk, x):
         wide = weight._replace(values=weight.values.float())
         wide_bias = None if bias is None else bias.float()
@@ -154,12 +157,12 @@ def run(
     if config["STRUCTURE"] in ("ordered", "persistent"):
         tensors["order"] = pattern.longest_first
     if config["STRUCTURE"] == "split":
-        chunks = pattern.chunks(config.integer("SPLIT"))
+        chunks = pattern.fact(chunks_of, config.integer("SPLIT"))
         tensors.update(chunks=chunks.table, sums=chunks.sums)
         tensors["partial"] = torch.empty(
             (chunks.parts, batch, M, product.outputs), dtype=torch.float32, device=x.device
         )
-    for step in launches(product, config, lambda most: pattern.chunks(most).counts):
+    for step in launches(product, config, lambda most: pattern.fact(chunks_of, most).counts):
         programs = step.programs
         if step.persistent:
             programs = min(programs, multiprocessors(x) * config.integer("PER_SM"))

@@ -16,7 +16,7 @@ from autotune.data import ITEMSIZE, Config, Device, Problem
 from autotune.kernel import Field, Kernel, Provider, Signature, Tolerance, Work
 from autotune.kernels._grouped_gemm_operator import check_values
 from autotune.kernels._grouped_gemm_problem import ragged
-from autotune.kernels._grouped_gemm_reference import lacks_kernel, rows_misfit, spans
+from autotune.kernels._grouped_gemm_reference import in_rows, lacks_kernel, rows_fit, spans
 from autotune.kernels._grouped_gemm_weight_gradient import weight_gradient
 from autotune.kernels._grouped_gemm_weight_gradient_operator import OPERATOR, SERVES, check
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
@@ -96,17 +96,16 @@ def reference(x: torch.Tensor, d_out: torch.Tensor, offs: torch.Tensor) -> torch
 
 def by_torch(x: torch.Tensor, d_out: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
     check(x, d_out, offs)
-    return torch._grouped_mm(x.mT, d_out, offs=offs.int()).contiguous()
+    check_values(offs, x.shape[0])
+    return torch._grouped_mm(in_rows(x).mT, in_rows(d_out), offs=offs.int()).contiguous()
 
 
 def torch_lacks(problem: Problem, device: Device) -> str | None:
     """Why torch's grouped product can't compute it without reading the device."""
-    layout, size = str(problem.get("layout", "nn")), ITEMSIZE[str(problem["dtype"])]
-    rows = (
-        problem.integer(name if letter == "n" else "T") * size
-        for name, letter in zip(("K", "N"), layout, strict=True)
-    )
-    return lacks_kernel(problem, device) or rows_misfit(layout, bool(problem.get("aligned", True)), *rows)
+    why = lacks_kernel(problem, device)
+    if why is not None or (problem.get("layout", "nn") == "nn" and rows_fit(problem, "K", "N")):
+        return why
+    return "torch takes contiguous rows of x and d_out, of a multiple of 16 bytes"
 
 
 def baseline(x: torch.Tensor, d_out: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from autotune.data import Config, Problem
 from autotune.kernel import Kernel, Signature, Tolerance
 from autotune.kernels._launch import TRITON_NAMES, launch, must_widen, signature
-from autotune.kernels._lora_operator import OPERATOR, check, check_values
+from autotune.kernels._lora_operator import OPERATOR, check, check_out, check_values, in_place
 from autotune.kernels._lora_plan import Sizes, launches, sorts
 from autotune.kernels._lora_problem import FIELDS, PROVIDERS, baseline, inputs, reference, sizes, work
 from autotune.kernels._lora_rows import shrink_row
@@ -57,7 +57,7 @@ def key(
     base: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> Hashable:
-    # That a's sizes are b's and x's, run checks.
+    # That sizes and dtypes of a are those of b and x, run checks.
     return (
         x.shape,
         b.shape,
@@ -65,7 +65,6 @@ def key(
         a.stride(),
         b.stride(),
         x.dtype,
-        x.dtype is a.dtype is b.dtype,
         x.get_device(),
         (x.data_ptr() | a.data_ptr() | b.data_ptr()) & 15,
         base is None,
@@ -86,6 +85,8 @@ def run(
     """(tokens, out) in the dtype of ``x``: contiguous, or ``out``, which may be ``base``; see :func:`lora`."""
     check(x, a, b, adapter_ids, base, scale)
     check_values(adapter_ids, a.shape[0])
+    if out is not None:
+        check_out(out, x, a, b, adapter_ids, base)
     if must_widen(shrink_row, x) or (out is not None and _strided(out) is None):
         result = _beside(config, x, a, b, adapter_ids, base, scale)
         return result if out is None else out.copy_(result)
@@ -106,7 +107,7 @@ def run(
         strides_b=b.stride(),
         stride_base=0 if base is None else base.stride(0),
         stride_out=result.stride(0),
-        in_place=base is not None and (base.data_ptr(), base.stride()) == (result.data_ptr(), result.stride()),
+        in_place=in_place(base, result),
     )
     ids = adapter_ids.contiguous()
     order = torch.sort(ids, stable=True).indices if sorts(config) else None

@@ -105,7 +105,7 @@ def run(
     if splits > 1:
         shape = pattern.blocks, splits, block_rows, block_columns
         parts = torch.empty(shape, dtype=torch.float32, device=a.device)
-    chunks = chunks_in_order(pattern, _width(block_columns, config), config.integer("GROUP_ROWS"))
+    chunks = pattern.fact(chunks_in_order, _width(block_columns, config), config.integer("GROUP_ROWS"))
     launch(
         sample,
         _programs(chunks.shape[0], block_rows, block_columns, config),

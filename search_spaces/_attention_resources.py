@@ -48,8 +48,10 @@ def shared_bytes(config: Config, problem: Problem, device: Device) -> int:
     if device.arch.startswith("gfx"):
         stages = config.integer("num_stages")
         held = (stages - 1) * (keys + values) if stages > 1 else max(keys, values)
-        # Weights go through memory in large tiles, and where warps outnumber the 16 x 16 products of the tile.
+        # Weights go through memory in large tiles, where warps outnumber the 16 x 16 products of the tile, and in
+        # float32, unless that of the keys is free again by then.
         passed_on = block_m >= 64 or block_m * block_n // 256 < config.integer("num_warps")
+        passed_on |= size == 4 and stages > 1
         return max(queries, held + (block_m * block_n if passed_on else 0)) * size
     hopper = pipeline_buffers(Config(num_stages=2), device) == 2
     in_registers = hopper and size == 2 and block_m >= 64 and 16 * config.integer("num_warps") <= block_m

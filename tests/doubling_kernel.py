@@ -1,4 +1,6 @@
-"""A kernel that doubles some of N elements, with providers of every kind: right, wrong, and not to be had."""
+"""A kernel that doubles some of N elements, with providers: right, wrong, deadly, and not to be had."""
+
+import os
 
 import torch
 import triton
@@ -50,6 +52,7 @@ KERNEL = Kernel(
     providers={
         "addition": Provider(lambda x, density=100: x + x),
         "wrong": Provider(lambda x, density=100: 3 * x),
+        "deadly": Provider(lambda x, density=100: os._exit(3)),
         "absent": Provider(lambda x, density=100: 1 / 0, lambda problem, device: "it is sold separately"),
     },
     flips="density",

@@ -1,5 +1,7 @@
 """Block masks against the dense matrices they stand for, and what is refused of masks put together by hand."""
 
+import copy
+import io
 import re
 
 import pytest
@@ -123,7 +125,13 @@ def test_a_long_sequence_needs_no_matrix():
     assert mask.by_row.offsets.diff().max() == 9
     # Rows 0 to 7 see 1 to 8 blocks, the other 8184 see 9.
     assert mask.by_row.blocks.numel() == 36 + 8184 * 9
-    assert mask.share == (36 + 8184 * 9) / 8192**2
+
+
+def test_documents_are_the_masks_own():
+    ids = torch.zeros(1, 32, dtype=torch.int32)
+    mask = BlockMask.document(ids, 16)
+    ids += torch.arange(32, dtype=torch.int32)
+    assert mask.dense().all()
 
 
 def test_what_is_worked_out_is_kept_until_the_mask_is_written_to():
@@ -136,15 +144,44 @@ def test_what_is_worked_out_is_kept_until_the_mask_is_written_to():
     assert with_causal(mask, True) is not causal
     matrix = torch.ones(4, 2, dtype=torch.bool)
     assert of_blocks(matrix, 64, 64) is of_blocks(matrix, 64, 64)
+    for_others = of_blocks(matrix, 128, 64)
+    assert for_others.block == (32, 32) and for_others is of_blocks(matrix, 128, 64)
     matrix[0, 0] = False
     assert of_blocks(matrix, 64, 64).by_row.blocks.numel() == 7
-    assert of_blocks(matrix, 128, 64).block == (32, 32)
+    matrix.data = torch.ones(4, 2, dtype=torch.bool)
+    assert of_blocks(matrix, 64, 64).by_row.blocks.numel() == 8
+
+
+def test_copies_of_a_matrix_do_not_take_its_mask_along():
+    matrix = torch.ones(4, 2, dtype=torch.bool)
+    matrix[0, 0] = False
+    of_blocks(matrix, 64, 64)
+    saved = io.BytesIO()
+    torch.save(matrix, saved)
+    saved.seek(0)
+    for other in (copy.deepcopy(matrix), torch.load(saved, weights_only=True)):
+        # Its first change, as many as the original had.
+        other[0, 1] = False
+        assert of_blocks(other, 64, 64).by_row.blocks.numel() == 6
+
+
+def test_in_inference_mode_a_matrix_that_is_written_to_is_another():
+    with torch.inference_mode():
+        matrix = torch.ones(4, 2, dtype=torch.bool)
+        of_blocks(matrix, 64, 64)
+        matrix[0, 0] = False
+        assert of_blocks(matrix, 64, 64).by_row.blocks.numel() == 7
 
 
 ONES = torch.ones(2, 2, dtype=torch.bool)
 REFUSED = {
     "block is 24": lambda: BlockMask.causal(64, 64, 24),
     "block is (16, 256)": lambda: BlockMask.causal(64, 64, (16, 256)),
+    "block is 32.0": lambda: BlockMask.causal(64, 64, 32.0),
+    "SK is 64.0": lambda: BlockMask.causal(64, 64.0),
+    "window is 7.5": lambda: BlockMask.sliding_window(64, 64, 7.5),
+    "document_ids is a list": lambda: BlockMask.document([0, 1]),
+    "blocks is a list": lambda: BlockMask.from_blocks([[True]], 16, 16, 16),
     "SQ is -1": lambda: BlockMask.causal(-1, 64),
     "SK is 2147483648": lambda: BlockMask.causal(1, 2**31),
     "window is 0": lambda: BlockMask.sliding_window(64, 64, 0),
@@ -186,3 +223,12 @@ def test_lists_put_together_by_hand_are_checked(message):
     rows = mask.by_row._replace(**{name: torch.tensor(values, dtype=torch.int32)})
     with pytest.raises(ValueError, match=re.escape(message)):
         check_lists(mask._replace(by_row=rows))
+
+
+def test_a_block_past_the_last_key_is_never_whole():
+    mask = BlockMask.from_blocks(torch.ones(1, 2, dtype=torch.bool), 16, 30, 16)
+    check_lists(mask)
+    rows = mask.by_row._replace(partial=mask.by_row.offsets[1:])
+    columns = mask.by_column._replace(partial=mask.by_column.offsets[1:])
+    with pytest.raises(ValueError, match="lists block 1 as seen whole; it reaches past the 30 keys"):
+        check_lists(mask._replace(by_row=rows, by_column=columns))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from triton.runtime.interpreter import InterpreterBuilder
 
 from autotune import device, ops, registry
 from autotune.data import Config
-from autotune.kernels import _block_mask_kept
 from autotune.kernels._block_mask import BlockMask
+from autotune.kernels._block_sparse_attention_operator import flat
+from tests.traffic import recorded
 
 LOADED = registry.load("block_sparse_attention")
 KERNEL, SPACE = LOADED.kernel, LOADED.space
@@ -129,31 +129,35 @@ def test_half_precision(dtype):
     torch.testing.assert_close(out.double(), exact(q, k, v, mask)[0], rtol=2e-2, atol=1e-2)
 
 
-def test_every_listed_block_is_read_once_a_tile_and_no_other(monkeypatch):
-    """Keys and values that are not listed for a head are not touched, by address."""
-    SQ, SK, D, high, wide = 128, 160, 16, 64, 32
-    matrix = random_blocks(2, SQ // high, SK // wide, seed=1)
+def test_every_listed_block_is_read_once_a_tile_and_no_other():
+    """Keys and values that are not listed for a head are not touched, by address; by tiles past the end none."""
+    SQ, SK, D, high, wide = 100, 160, 16, 64, 32
+    matrix = random_blocks(2, 2, SK // wide, seed=1)
     mask = BlockMask.from_blocks(matrix, SQ, SK, (high, wide), causal=True)
-    kept = mask.dense().unflatten(-2, (-1, high)).unflatten(-1, (-1, wide)).any(-1).any(-2)[0]
+    kept = torch.stack([mask.dense()[0, :, start : start + high].any(1) for start in (0, high)], 1)
+    kept = kept.unflatten(-1, (-1, wide)).any(-1)
     assert kept.any() and not kept.all()
     q, k, v = heads(SQ, SK, D=D)
-    load, read = InterpreterBuilder.create_masked_load, []
-
-    def watched(builder, pointers, mask, *rest):
-        read.append(torch.from_numpy(pointers.data[mask.data].astype("int64")))
-        return load(builder, pointers, mask, *rest)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", watched)
-    for rows, keys in ((64, 32), (16, 16)):
-        read.clear()
-        KERNEL.run(Config({**CONFIG, "BLOCK_M": rows, "BLOCK_N": keys}), q, k, v, mask)
-        addresses = torch.cat(read)
+    # Of the last 36 queries one tile of 64, or three of 16.
+    for rows, keys, tiles in ((64, 32, (1, 1)), (16, 16, (4, 3))):
+        with recorded() as traffic:
+            KERNEL.run(Config({**CONFIG, "BLOCK_M": rows, "BLOCK_N": keys}), q, k, v, mask)
+        expected = (kept * torch.tensor(tiles)[:, None]).sum(1).repeat_interleave(wide, 1)
         for tensor in (k, v):
-            places = (addresses - tensor.data_ptr()) // tensor.element_size()
-            counts = torch.bincount(places[(places >= 0) & (places < tensor.numel())], minlength=tensor.numel())
-            by_block = counts.view(2, SK // wide, wide * D)
-            expected = kept.sum(1) * (high // rows)
-            assert torch.equal(by_block, expected[:, :, None].expand_as(by_block))
+            assert torch.equal(traffic.loads(tensor)[0], expected[:, :, None].expand(-1, -1, D))
+
+
+def test_steps_of_many_blocks_are_counted_in_32_bits(monkeypatch):
+    """A row whose blocks are listed from place 2**28 on: 8 steps each would make it step 2**31."""
+    mask = BlockMask.from_blocks(torch.ones(1, 2, dtype=torch.bool), 128, 256, 128)
+    args, config = heads(128, 256, H=1, HKV=1), Config({**CONFIG, "BLOCK_N": 16})
+    expected, _ = KERNEL.run(config, *args, mask)
+    blocks = torch.empty(2**28 + 2, dtype=torch.int32)
+    blocks[-2:] = mask.by_row.blocks
+    far = mask.by_row._replace(offsets=mask.by_row.offsets + 2**28, partial=mask.by_row.partial + 2**28, blocks=blocks)
+    for check in ("check", "check_values"):
+        monkeypatch.setattr(f"autotune.kernels.block_sparse_attention.{check}", lambda *args: None)
+    assert torch.equal(KERNEL.run(config, *args, mask._replace(by_row=far))[0], expected)
 
 
 def test_what_is_not_finite_stays_with_those_who_see_its_block():
@@ -186,61 +190,78 @@ def test_offsets_are_64_bit():
 
 def test_causal_and_matrices_of_blocks_are_turned_into_masks_once(monkeypatch):
     made = []
-    listed = _block_mask_kept.BlockMask.and_causal
-    monkeypatch.setattr(BlockMask, "and_causal", lambda mask: made.append(mask) or listed(mask))
+    and_causal = BlockMask.and_causal
+    monkeypatch.setattr(BlockMask, "and_causal", lambda mask: made.append(mask) or and_causal(mask))
     q, k, v = heads(64, 96)
     matrix = random_blocks(2, 3, share=0.7)
     mask = BlockMask.from_blocks(matrix, 64, 96, 32)
     for given_mask in (mask, matrix, mask, matrix):
         out = ops.block_sparse_attention(q, k, v, given_mask, causal=True, scale=0.3)
-        expected, _ = exact(q, k, v, listed(mask), 0.3)
+        expected, _ = exact(q, k, v, and_causal(mask), 0.3)
         torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradients(causal):
+def test_gradients_with_the_causal_half_of_a_mask():
     mask = BlockMask.from_blocks(random_blocks(3, 4, seed=2), 70, 120, 32)
     tensors = [tensor.requires_grad_() for tensor in heads(70, 120, H=4, DV=24)]
     doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
     upstream = torch.randn(1, 4, 70, 24)
-    out = ops.block_sparse_attention(*tensors, mask, causal=causal)
-    found = torch.autograd.grad(out, tensors, upstream)
-    expected = exact(*doubles, mask.and_causal() if causal else mask)[0]
+    found = torch.autograd.grad(ops.block_sparse_attention(*tensors, mask, causal=True), tensors, upstream)
+    expected = exact(*doubles, mask.and_causal())[0]
     # Softmax over nothing is NaN, forward and backward; no such row is in this mask.
     for ours, right in zip(found, torch.autograd.grad(expected, doubles, upstream.double()), strict=True):
         torch.testing.assert_close(ours.double(), right, rtol=1e-3, atol=1e-4)
 
 
-def test_it_traces_whole_under_compile():
-    ids = torch.arange(80) // 30
-    masks = [BlockMask.document(ids, 32), BlockMask.sliding_window(80, 80, 40, 16)]
+def test_what_was_made_in_inference_mode_trains():
+    q, k, v = heads(64, 64)
+    with torch.inference_mode():
+        mask = BlockMask.document(torch.arange(64) // 40, 32)
+        outs = [ops.block_sparse_attention(q, k, v, mask, causal=True)]
+        outs += [KERNEL.providers["sdpa"].run(q, k, v, mask.and_causal())[0]]
+    q.requires_grad_()
+    trained = ops.block_sparse_attention(q, k, v, mask, causal=True)
+    for out in outs:
+        torch.testing.assert_close(out, trained, rtol=1e-4, atol=1e-4)
+    assert torch.autograd.grad(trained.sum(), q)[0].any()
 
+
+def test_it_traces_whole_under_compile():
     def step(q, k, v, mask):
         return ops.block_sparse_attention(q, k, v, mask, causal=True) * 2
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for mask in masks:
-        tensors = [tensor.requires_grad_() for tensor in heads(80, 80)]
-        outs = [function(*tensors, mask) for function in (step, compiled)]
-        assert torch.equal(*outs)
-        assert all(map(torch.equal, *(torch.autograd.grad(out.sum(), tensors) for out in outs)))
+    mask, tensors = BlockMask.document(torch.arange(80) // 30, 32), heads(80, 80)
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    outs = [function(*leaves, mask) for function in (step, compiled)]
+    assert torch.equal(*outs)
+    assert all(map(torch.equal, *(torch.autograd.grad(out.sum(), leaves) for out in outs)))
+    window = BlockMask.sliding_window(80, 80, 40, 16)
+    assert torch.equal(compiled(*tensors, window), step(*tensors, window))
     with pytest.raises(Exception, match=r"BlockMask.from_blocks"):
-        compiled(*heads(80, 80), torch.ones(5, 5, dtype=torch.bool))
+        compiled(*tensors, torch.ones(5, 5, dtype=torch.bool))
+
+
+def test_masks_with_more_and_less_blocks_of_one_density_have_one_key():
+    """Each batch of documents lists another number of them, and what is known of keys is kept for good."""
+    q, k, v = heads(2048, 2048, H=1, HKV=1)
+    ids = torch.arange(2048)
+    masks = [BlockMask.document(ids // length, 16) for length in (1024, 1000, 64)]
+    assert len({mask.by_row.blocks.numel() for mask in masks}) == 3
+    near, same, far = (KERNEL.key(q, k, v, mask) for mask in masks)
+    assert near == same != far
+    assert KERNEL.problem(q, k, v, masks[0]) == KERNEL.problem(q, k, v, masks[1])
 
 
 def arguments(q, k, v, mask, scale=None, causal=False):
-    from autotune.kernels._block_sparse_attention_operator import flat
-
     return q, k, v, *flat(mask), scale, causal
 
 
 SAMPLES = {
-    "causal, grouped": lambda: arguments(
-        *(tensor.requires_grad_() for tensor in heads(40, 40, H=4)), BlockMask.causal(40, 40, 32), 0.2
-    ),
-    "documents": lambda: arguments(
-        *heads(40, 40, batch=2, dtype=torch.bfloat16), BlockMask.document(torch.arange(80).view(2, 40) // 25, 16)
+    "documents, grouped": lambda: arguments(
+        *(tensor.requires_grad_() for tensor in heads(40, 40, H=4)),
+        *(BlockMask.document(torch.arange(40) // 25, 32), 0.2, True),
     ),
     # Torch computes it.
     "float64": lambda: arguments(*heads(40, 33, dtype=torch.float64), BlockMask.sliding_window(40, 33, 9, 16)),
@@ -279,13 +300,16 @@ def test_torchs_attention_keeps_its_dense_mask_and_leaves_blind_rows_at_zero(mon
     assert torch.equal(KERNEL.providers["sdpa"].run(*args)[0], out)
 
 
-def test_a_dense_mask_is_not_made_at_any_size():
+def test_torchs_attention_is_left_out_where_it_fails_or_its_mask_is_huge():
     h100 = device.profile("h100")
     text = "B=1,H=8,HKV=8,SQ={0},SK={0},D=64,BLOCK_Q=128,BLOCK_KV=128,density={1},dtype=float16,causal=true"
     why = KERNEL.providers["sdpa"].unavailable
     assert why(KERNEL.parse(text.format(16384, 10)), h100) is None
     assert "dense mask of 8589934592 B" in why(KERNEL.parse(text.format(65536, 10)), h100)
     assert why(KERNEL.parse(text.format(65536, 50) + ",plain=true"), h100) is None
+    # A mask may be each batch's own.
+    assert "dense mask of 4294967296 B" in why(KERNEL.parse("B=8" + text.format(16384, 10)[3:]), h100)
+    assert "multiples of 16 bytes" in why(KERNEL.parse(text.format(64, 100) + ",plain=true,aligned=false"), h100)
 
 
 def test_work_is_proportional_to_the_blocks_kept():
@@ -313,6 +337,7 @@ REFUSED = {
     "mask.by_row.offsets is torch.int64 (5,)": lambda a: by_row(a["mask"], offsets=a["mask"].by_row.offsets.long()),
     "mask is on meta but q is on cpu": lambda a: by_row(a["mask"], offsets=torch.zeros(5, device="meta").int()),
     "it must have both or none": lambda a: {"mask": a["mask"]._replace(q_documents=torch.zeros(1, 64).int())},
+    "mask has window -1": lambda a: {"mask": a["mask"]._replace(window=-1)},
     "mask.by_row lists blocks from 0 to 9": lambda a: by_row(a["mask"], blocks=torch.arange(10).int()),
 }
 
@@ -329,9 +354,17 @@ def test_bad_arguments_are_named_before_anything_runs(message):
 
 def test_masks_of_other_kinds_are_refused():
     q, k, v = heads(64, 64)
-    for mask, message in ((None, "mask is a NoneType"), (torch.ones(4, 4), "blocks is torch.float32")):
+    for mask, message in (
+        (None, "mask is a NoneType"),
+        (torch.ones(4, 4), "blocks is torch.float32"),
+        (torch.ones(4, 4, device="meta"), "mask is on meta but q is on cpu"),
+        (torch.ones(64, 64), "64 blocks of seq_q 64"),
+    ):
         with pytest.raises(ValueError, match=message):
             ops.block_sparse_attention(q, k, v, mask)
+    # As large as the matrix of scores, which some take.
+    with pytest.raises(ValueError, match="mask is a Tensor; it must be a BlockMask"):
+        KERNEL.run(CONFIG, q, k, v, torch.ones(64, 64, dtype=torch.bool))
     with pytest.raises(ValueError, match="plain=true is for no rule"):
         KERNEL.parse(f"{KERNEL.problems[3]},plain=true")
     with pytest.raises(ValueError, match="of all blocks the rules leave 75 percent"):

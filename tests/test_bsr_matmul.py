@@ -1,5 +1,7 @@
 """Products with a block-sparse matrix: patterns, sides, structures, traffic, gradients."""
 
+import copy
+import io
 from collections import Counter
 
 import pytest
@@ -7,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune import device, ops, registry
-from autotune.data import Config, UsageError
+from autotune import device, dispatch, ops, registry
+from autotune.data import Choice, Config, UsageError
+from autotune.kernels import _bsr_matmul_kept, _bsr_matmul_reference
 from autotune.kernels._bsr import BsrWeight
-from autotune.kernels._bsr_matmul_reference import PROVIDERS, kept
+from autotune.kernels._bsr_matmul_kept import kept, semi_structured
+from autotune.kernels._bsr_matmul_reference import PROVIDERS
 from autotune.kernels._gemm_reference import activate
 from tests.traffic import recorded
 
@@ -172,6 +176,21 @@ def test_providers_give_what_the_kernel_gives(text):
     assert PROVIDERS["cusparselt"].unavailable(problem, device.INTERPRETER) is not None
 
 
+@pytest.mark.parametrize(
+    ("shape", "by_column"), [((48,), False), ((1, 5, 48), False), ((1, 5, 48), True), ((2, 3, 48), True)], ids=str
+)
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_providers_take_x_of_any_rank(name, by_column, shape, monkeypatch):
+    """cuSPARSELt's product by the dense one, which takes matrices only too."""
+    monkeypatch.setattr(_bsr_matmul_reference, "_compressed", BsrWeight.dense)
+    weight, x, bias = weight_of([[1, 0, 1], [0, 1, 0]], (16, 16)), torch.randn(shape), torch.randn(32)
+    result = PROVIDERS[name].run(x, weight, bias, "relu", False, by_column)
+    close(result, torch.relu(x @ whole(weight).T + bias))
+    assert (result.mT if by_column else result).is_contiguous()
+    with pytest.raises(ValueError, match="bias is"):
+        PROVIDERS[name].run(x, weight, bias[:1], None, False, by_column)
+
+
 def test_a_dense_copy_is_kept_until_the_weight_changes():
     weight, made = weight_of([[1, 0], [0, 1]], (16, 16)), []
 
@@ -179,16 +198,61 @@ def test_a_dense_copy_is_kept_until_the_weight_changes():
         made.append(weight.dense())
         return made[-1]
 
-    assert kept(weight, "_copy", make) is kept(weight, "_copy", make)
+    assert kept(weight, make) is kept(weight, make)
     weight.values.mul_(2)
-    assert torch.equal(kept(weight, "_copy", make), whole(weight))
+    assert torch.equal(kept(weight, make), whole(weight))
     weight.columns[:] = torch.tensor([1, 0])
-    assert torch.equal(kept(weight, "_copy", make), whole(weight)) and len(made) == 3
+    assert torch.equal(kept(weight, make), whole(weight)) and len(made) == 3
+    weight.values.data = weight.values * 2
+    assert torch.equal(kept(weight, make), whole(weight)) and len(made) == 4
     with torch.inference_mode():
         frozen = BsrWeight(*(part.clone() for part in weight[:3]), weight.shape)
-        kept(frozen, "_copy", make)
+        kept(frozen, make)
         frozen.values.mul_(2)
-        assert torch.equal(kept(frozen, "_copy", make), whole(frozen))
+        assert torch.equal(kept(frozen, make), whole(frozen))
+
+
+def test_no_copy_outlives_training():
+    """Fused optimizers count no version, so none is kept of values that are trained, nor from before they were."""
+    weight = weight_of([[1, 0], [0, 1]], (16, 16))
+    x, values = torch.randn(3, 32), weight.values
+    for compute in (PROVIDERS["dense"].run, lambda *args: LOADED.kernel.run(config(), *args)):
+        PROVIDERS["dense"].run(x, weight)
+        values.requires_grad_().grad = torch.ones_like(values)
+        compute(x, weight)
+        torch.optim.SGD([values], lr=1.0, fused=True).step()
+        values.requires_grad_(False)
+        close(PROVIDERS["dense"].run(x, weight), x @ whole(weight).T)
+
+
+def test_what_is_kept_stays_behind_when_a_weight_is_copied_or_saved():
+    parts = weight_of([[1, 0], [0, 1]], (16, 16))
+    sparse, x = parts.sparse(), torch.randn(3, 32)
+    for weight in (parts, sparse):
+        PROVIDERS["dense"].run(x, weight)
+    for tensor in (*parts[:3], sparse):
+        file = io.BytesIO()
+        torch.save(tensor, file)
+        file.seek(0)
+        assert tensor.__dict__ or tensor is parts.columns
+        assert not any(torch.load(file).__dict__.values())
+    assert not any(copy.deepcopy(parts.crow).__dict__.values())
+    close(ops.bsr_matmul(x, copy.deepcopy(parts)), x @ whole(parts).T)
+
+
+def test_it_is_looked_at_for_two_of_four_when_it_is_met_again(monkeypatch):
+    """Not at a gradient, which is the weight of one product, nor while a CUDA graph is recorded."""
+    weight, looked, recording = weight_of([[1, 0], [0, 1]], (16, 16), torch.float16), [], [True]
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording[0])
+    monkeypatch.setattr(_bsr_matmul_kept, "keeps_two_of_four", lambda weight: looked.append(weight) or True)
+    assert [semi_structured(weight) for _ in range(3)] == [False] * 3 and not looked
+    recording[0] = False
+    assert semi_structured(weight) and semi_structured(weight) and len(looked) == 1
+    weight.values.mul_(2)
+    assert not semi_structured(weight) and semi_structured(weight)
+    weight.values.requires_grad_()
+    assert not semi_structured(weight) and not semi_structured(weight) and len(looked) == 2
 
 
 @pytest.mark.parametrize("kind", ["sparse", "parts"])
@@ -204,6 +268,15 @@ def test_a_weight_changed_in_place_is_another_weight(kind):
     parts.columns[2:] = torch.tensor([1, 0])
     with pytest.raises(ValueError, match="repeated or out of order"):
         ops.bsr_matmul(x, weight)
+
+
+def test_index_tensors_may_be_replaced_and_of_any_strides():
+    weight, x = weight_of([[1, 0], [0, 1]], (16, 16)), torch.randn(3, 32)
+    close(ops.bsr_matmul(x, weight), x @ whole(weight).T)
+    weight.columns.data = torch.tensor([1, 0])
+    close(ops.bsr_matmul(x, weight), x @ whole(weight).T)
+    spread = torch.stack([weight.columns, torch.full((2,), 99)], 1).int()[:, 0]
+    close(ops.bsr_matmul(x, weight._replace(columns=spread)), x @ whole(weight).T)
 
 
 def test_imbalance_is_part_of_the_key():
@@ -268,6 +341,19 @@ def test_gradients_are_the_dense_layers(left, activation):
         close(ours, theirs, rtol=1e-3)
 
 
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("grid", [(0, 2), (2, 0), (2, 2)], ids=str)
+def test_gradients_of_nothing_are_zeros(grid, left):
+    weight = weight_of(torch.zeros(grid), (16, 16))
+    inner = weight.shape[1]
+    x, values, bias = leaves(weight, *((inner, 3) if left else (3, inner)), dtype=torch.float32)
+    placed = weight._replace(values=values)
+    result = ops.bsr_matmul(*((placed, x) if left else (x, placed)), bias=bias)
+    grads = torch.autograd.grad(result.sum(), (x, values, bias))
+    assert [grad.shape for grad in grads] == [x.shape, values.shape, bias.shape]
+    assert not grads[0].any() and torch.equal(grads[2], torch.full_like(bias, 3))
+
+
 def test_second_derivatives():
     weight = weight_of([[1, 0], [1, 1]], (2, 2))
     x, values, bias = leaves(weight, 3, 4)
@@ -279,24 +365,27 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(layer, (x, values, bias))
 
 
-def test_a_block_sparse_layer_trains_as_its_masked_dense_one():
+@pytest.mark.parametrize("provider", [None, "dense"])
+def test_a_block_sparse_layer_trains_as_its_masked_dense_one(provider, monkeypatch):
+    """Whichever road dispatch takes, and with an optimizer that counts no version."""
+    if provider is not None:
+        served = Choice(Config(provider=provider), "tuned", "")
+        monkeypatch.setattr(dispatch._dispatcher, "_choice", lambda *args: (served, True))
     torch.manual_seed(0)
     weight = weight_of(SKEWED)
     x, target = torch.randn(20, 192), torch.randn(20, 64)
     values, bias = (weight.values * 0.05).requires_grad_(), torch.zeros(64, requires_grad=True)
     dense = weight._replace(values=values).dense().detach().requires_grad_()
     other, mask = torch.zeros(64, requires_grad=True), whole(weight._replace(values=torch.ones_like(values)))
-    losses = []
+    optimizer, losses = torch.optim.SGD([values, bias, dense, other], lr=2.0, fused=True), []
     for _ in range(4):
         ours = ops.bsr_matmul(x, weight._replace(values=values), bias=bias, activation="gelu_tanh")
         theirs = torch.nn.functional.gelu(x @ (dense * mask).T + other, approximate="tanh")
         losses.append((ours - target).square().mean())
         losses[-1].backward()
         (theirs - target).square().mean().backward()
-        with torch.no_grad():
-            for parameter in (values, bias, dense, other):
-                parameter -= 2.0 * parameter.grad
-                parameter.grad = None
+        optimizer.step()
+        optimizer.zero_grad()
     assert losses[-1] < losses[0] - 0.01
     close(weight._replace(values=values.detach()).dense(), dense * mask)
     close(bias, other)

@@ -1,13 +1,14 @@
 import json
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from autotune import registry
-from autotune.data import Choice, Config, Failure, Problem, Reason, Timing
+from autotune import device, registry
+from autotune.data import Choice, Config, Failure, Problem, Reason, Timing, Trial
 from autotune.kernel import Work
 from autotune.kernels._block_mask import BlockMask
 from autotune.measure import Setting
@@ -198,6 +199,21 @@ def test_a_dry_run_prints_a_table_and_keeps_what_it_is_made_of(benchmark, name, 
     failed = {peer for peer, outcome in kept["peers"].items() if "reason" in outcome}
     assert failed == missing
     assert all(kept["peers"][peer]["detail"] for peer in failed)
+    for name, provider in registry.load(kept["kernel"]).kernel.providers.items():
+        why = provider.unavailable(Problem.parse(kept["problem"]), device.INTERPRETER)
+        assert why is None or why == kept["peers"][name]["detail"]
+
+
+def test_providers_are_none_of_the_configs_that_are_known(db_path):
+    loaded, h100 = registry.load("bsr_matmul"), device.profile("h100")
+    problem = loaded.kernel.parse(record.RECORDED["bsr_matmul"][0])
+    machine = SimpleNamespace(device=h100, protocol="cudagraph-throughput-2")
+    where = {"target": "cuda:0", "triton": "", "torch": "", "created_at": "2026-01-01"}
+    with Store(db_path) as store:
+        for config in (loaded.space.default(problem, h100), Config(provider="dense")):
+            outcome = Timing(1.0, 1.0, 1.0, 3, machine.protocol)
+            store.record(Trial(loaded.name, loaded.source, problem, h100.key, config, outcome, **where))
+        assert record.record(loaded, problem, machine, store, configs=1, seed=0, end=0.0) == 1
 
 
 @pytest.mark.slow

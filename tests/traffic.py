@@ -55,9 +55,9 @@ def recorded() -> Iterator[Traffic]:
     traffic, builder = Traffic(), interpreter.InterpreterBuilder
     load, start = builder.create_masked_load, builder.set_grid_idx
 
-    def noted(self, ptrs, mask, *rest):
+    def noted(self, ptrs, mask, *rest, **named):
         traffic.add(ptrs.data[mask.data].astype(np.int64).ravel())
-        return load(self, ptrs, mask, *rest)
+        return load(self, ptrs, mask, *rest, **named)
 
     def started(self, *place):
         traffic.begin()

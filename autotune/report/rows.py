@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.data import AutotuneError, Trial, UsageError
+from autotune.protocol import is_native
 from autotune.row import to_trial
 from autotune.store import Store
 
@@ -12,10 +13,12 @@ from autotune.store import Store
 def read(path: Path, kernel: str | None = None) -> list[Trial]:
     """The trials of a database, or of one kernel in it, in the order in which they were measured.
 
+    Not what providers took beside an interpreted kernel: that compares with nothing.
+
     :raises AutotuneError: if the file can't be read, or holds a row that is no trial.
     """
     with Store(path, readonly=True) as store:
-        rows = [row for row in store.rows() if kernel in (None, row["kernel"])]
+        rows = [row for row in store.rows() if kernel in (None, row["kernel"]) and not is_native(row["protocol"])]
     try:
         trials = [to_trial(row) for row in rows]
     except UsageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from autotune import measure, registry
@@ -77,7 +78,8 @@ class ProcessTarget:
             return measured
         ends = [*list(begun.values())[1:], time.perf_counter()]
         seconds = {rung.value: end - start for (rung, start), end in zip(begun.items(), ends, strict=True)}
-        return Measured(measured, list(begun)[-1], seconds)
+        failure = replace(measured, protocol=str(self._setting.of(config).protocol))
+        return Measured(failure, list(begun)[-1], seconds)
 
     def evaluate_in_turns(self, entry: Entry, problem: Problem, configs: Sequence[Config]) -> dict[Config, Timing]:
         """Time configs, each verified and timed before, against each other.

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from autotune import device, exchange
 from autotune.data import Config, Device, Problem, Trial, UsageError
-from autotune.protocol import Objective, objective_of
+from autotune.protocol import Objective, is_native, objective_of
 from autotune.row import to_trial
 from autotune.store import Store, StoreError
 
@@ -99,10 +99,10 @@ def _chosen_device(path: Path, keys: Sequence[str], text: str) -> str:
 
 
 def _protocols(path: Path, rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[str]:
-    """Those with a time, the one to replay first: of the objective asked for, then of the most rows."""
-    timed = {row["protocol"] for row in rows if row["median_ms"] is not None}
+    """Those with a kernel's time, the one to replay first: of the objective asked for, then of the most rows."""
+    timed = {row["protocol"] for row in rows if row["median_ms"] is not None and not is_native(row["protocol"])}
     if not timed:
-        raise UsageError(f"{path} has failures only on {rows[0]['device']}; there is no time to replay")
+        raise UsageError(f"{path} has failures only of kernels on {rows[0]['device']}; there is no time to replay")
     counts = Counter(row["protocol"] for row in rows)
     return sorted(timed, key=lambda name: (objective_of(name) != objective, -counts[name], name))
 
