@@ -36,7 +36,7 @@ def decide(loaded: Loaded, problem: Problem, device: Device, winners: tuple[Winn
             why = f"tuned for {text}, {2**distance:.3g}x away in size"
             return Choice(winner.config, "nearest", "; ".join([why, *notes[:3]]))
         notes.append(f"the winner of {text} {why_not}")
-    if not near:
+    if not notes:
         notes.append(_misses(loaded, problem, winners) if winners else f"nothing is tuned on {device.key}")
     return Choice(loaded.space.default(problem, device), "default", "; ".join(notes[:3]))
 
@@ -99,4 +99,4 @@ def _misses(loaded: Loaded, problem: Problem, winners: tuple[Winner, ...]) -> st
         ]
 
     closest = min(winners, key=lambda winner: (len(differing(winner)), str(winner.problem)))
-    return f"no tuned problem is near; the closest has {', '.join(differing(closest)) or 'the same fields'}"
+    return f"no tuned problem is near; the closest has {', '.join(differing(closest))}"

@@ -70,8 +70,8 @@ def in_rows(tokens: torch.Tensor) -> torch.Tensor:
 
 def torch_lacks(problem: Problem, device: Device) -> str | None:
     """Why torch's grouped product can't compute ``x @ w``, or would read the device, in torch 2.10 to 2.13."""
-    why, (x, w) = lacks_kernel(problem, device), str(problem.get("layout", "nn"))
-    if why is not None or (x == "n" and w != "s" and rows_fit(problem, "K", "N" if w == "n" else "K")):
+    why, layout = lacks_kernel(problem, device), problem.get("layout", "nn")
+    if why is not None or (layout in ("nn", "nt") and rows_fit(problem, "K", "N" if layout == "nn" else "K")):
         return why
     return "torch takes contiguous rows of x, and rows or columns of w, of a multiple of 16 bytes"
 

@@ -10,7 +10,7 @@ from autotune.data import ITEMSIZE
 
 #: torch.float16 -> "float16", for the dtypes the kernels take.
 DTYPE_NAMES = {getattr(torch, name): name for name in ITEMSIZE}
-#: What operators without integers take: a kernel the narrow ones, torch's reference all.
+#: What operators without integers take: kernels all but float64, torch each.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -34,7 +34,7 @@ def dtype_name(**tensors: torch.Tensor) -> str:
 
 
 def check_dense_floats(**tensors: torch.Tensor) -> None:
-    """:raises ValueError: if one is not dense, or of a dtype that neither a kernel nor torch's reference computes."""
+    """:raises ValueError: if one is not dense, or of a dtype that neither a kernel nor torch computes."""
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided:
             raise ValueError(f"{name} is {tensor.layout}; it must be dense, call to_dense() first")

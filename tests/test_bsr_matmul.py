@@ -76,7 +76,7 @@ def test_no_block_all_blocks_and_one_full_row(pattern, structure):
     close(LOADED.kernel.run(config(structure), x, weight, bias), x @ whole(weight).T + bias)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_random_patterns(data):
     rows, across = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))

@@ -435,7 +435,9 @@ def test_the_backward_pass_checks_its_gradient():
         lambda *args: ops.embedding_bag_backward(*args, offsets),
         lambda d_out, indices, rows: kernel.providers["torch"].run(d_out, rows, Bags(indices, offsets)),
     ):
-        with pytest.raises(ValueError, match=re.escape("d_out has shape (3, 4); with these bags it must be (2, 4)")):
+        with pytest.raises(
+            ValueError, match=re.escape("d_out has shape (3, 4); with these bags it must be (2, 4)")
+        ):
             compute(torch.zeros(3, 4), indices, 8)
         with pytest.raises(ValueError, match=re.escape("indices[3] is 3; the table has rows 0 to 2")):
             compute(torch.zeros(2, 4), indices, 3)

@@ -101,7 +101,9 @@ def test_weight_gradients_of_any_split(name):
 
 
 #: Each activation meets one structure; what the descriptors' own epilogue does, and gates, meet two.
-EPILOGUES = [(s, a) for i, a in enumerate((None, *ACTIVATIONS)) for j, s in enumerate(STRUCTURES) if (i + j) % 3 == 0]
+EPILOGUES = [
+    (s, a) for i, a in enumerate((None, *ACTIVATIONS)) for j, s in enumerate(STRUCTURES) if (i + j) % 3 == 0
+]
 
 
 @pytest.mark.parametrize(("structure", "activation"), [*EPILOGUES, ("descriptor", None), ("tiled", "swiglu")])
@@ -372,9 +374,9 @@ def test_torchs_product_is_a_provider_where_it_reads_no_device():
     torch.testing.assert_close(GRADIENT.providers["grouped_mm"].run(*args), GRADIENT.reference(*args))
     layer = "T=512,K=64,N=64,G=4,dtype=bfloat16"
     for layout, why in (("nn", None), ("nt", "takes contiguous rows of x and d_out")):
-        assert GRADIENT.providers["grouped_mm"].unavailable(
-            GRADIENT.parse(f"{layer},layout={layout}"), h100
-        ) == (why and f"torch {why}, of a multiple of 16 bytes")
+        assert GRADIENT.providers["grouped_mm"].unavailable(GRADIENT.parse(f"{layer},layout={layout}"), h100) == (
+            why and f"torch {why}, of a multiple of 16 bytes"
+        )
     args = GRADIENT.inputs(GRADIENT.parse(GRADIENT.problems[0]), 0, "cpu")
     assert torch.equal(GRADIENT.providers["grouped_mm"].run(*args), GRADIENT.reference(*args))
 
