@@ -76,7 +76,8 @@ class BlockMask(NamedTuple):
         causal: bool = True,
         device: torch.device | str | None = None,
     ) -> BlockMask:
-        """Query i sees keys j with abs(i - j) < window, and none after i if causal: ``window`` of ``attention``.
+        """Query i sees keys j with abs(i - j) < window, ``window`` of ``attention``; and none after i, but for
+        ``causal=False``.
 
         :raises ValueError: if the window is under 1, or as :meth:`causal`.
         """

@@ -132,7 +132,8 @@ def block_sparse_attention(
     :param q: (batch, heads, seq_q, head_dim)
     :param k: (batch, kv_heads, seq_k, head_dim), kv_heads dividing heads
     :param v: (batch, kv_heads, seq_k, head_dim_v)
-    :param mask: a ``BlockMask``; or boolean, ([batch,] [heads,] row blocks, key blocks), of blocks of 16, 32, 64 or
+    :param mask: an ``autotune.ops.BlockMask``, made by its ``causal``, ``sliding_window``, ``document`` or
+        ``from_blocks``; or boolean, ([batch,] [heads,] row blocks, key blocks), of blocks of 16, 32, 64 or
         128 that make up seq_q and seq_k. What is worked out of a mask is kept with it: make it once, and a boolean
         one not in torch.inference_mode(). Where torch.compile traces it must be a BlockMask
     :param causal: query i sees keys 0 to i (top-left, as torch does), and of the mask no others. The first call
