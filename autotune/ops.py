@@ -76,6 +76,9 @@ def _define_out(name: str, schema: str, compute: Callable[..., Any]) -> None:
 
     def compute_out(*args: Any, out: torch.Tensor) -> None:
         compute(*args, out=out)
+        if not out.is_inference():
+            # So that whoever keeps ``out`` for a backward pass, or what was made of it, learns that it has changed.
+            torch.autograd.graph.increment_version(out)
 
     torch.library.define(f"{name}_out", f"{arguments}, *, Tensor(a!) out) -> ()")
     torch.library.impl(f"{name}_out", "default")(compute_out)

@@ -143,9 +143,6 @@ def lora(
         # operator that writes into a tensor with gaps.
         return out.copy_(torch.ops.autotune.lora(x, a, b, adapter_ids, out.clone(), scale))
     torch.ops.autotune.lora_out(x, a, b, adapter_ids, out, scale, out=out)
-    if not compiling:  # where torch writes the result into ``out`` itself
-        # So that whoever keeps ``out`` for a backward pass learns that it has changed.
-        torch.autograd.graph.increment_version(out)
     return out
 
 

@@ -320,3 +320,11 @@ def test_gradients_of_tensors_without_data_have_their_shapes():
     a = torch.randn(3, 4, device="meta", requires_grad=True)
     ops.matmul(a, torch.randn(4, 5, device="meta")).sum().backward()
     assert a.grad.shape == a.shape and a.grad.is_meta
+
+
+def test_whoever_keeps_out_for_a_backward_pass_learns_that_it_changed():
+    kept = leaf(5, 4).exp()
+    with torch.no_grad():
+        ops.matmul(torch.randn(5, 7), torch.randn(7, 4), out=kept)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
