@@ -105,10 +105,12 @@ LORA: Lists = {
 }
 EMBEDDING_BAG: Lists = {
     "tbe": (bags(65536, 20_000_000, 192, 32, "T=2,ragged=true"),),
-    # The batch of one of eight devices; its largest tables and some of the others, one by one.
+    # The batch of one of eight devices; tables one by one, the largest cut to what fits beside its references.
     "dlrm": tuple(
         dict.fromkeys(bags(8192, min(rows, 10_000_000), 128, length) for rows, length in DLRM_TABLES if rows > 1000)
     ),
+    # All 26 in one launch, equally large here, of 214 / 26 entries a bag.
+    "dlrm-packed": (bags(8192, 10_000_000, 128, 8, "T=26,ragged=true"),),
 }
 
 SPARSE: Mapping[str, Lists] = {
