@@ -52,13 +52,13 @@ def test_the_same_overflow_as_torchs_passes():
 
 
 class Doubling:
-    """A kernel of one tensor that doubles it, by ``run``."""
+    """A kernel of one tensor that doubles it, by ``compute``."""
 
     tolerances: ClassVar = {"float32": TIGHT}
     peer = None
 
     def __init__(self, run):
-        self.run = lambda config, x: run(x)
+        self.compute = lambda config, x: run(x)
 
     def reference(self, x):
         return x * 2
