@@ -32,7 +32,6 @@ PARTS = (
     "Tensor? q_documents, Tensor? k_documents, int block_q, int block_k, int batches, int heads, "
     "bool is_causal, int window"
 )
-_COUNT = 16
 
 
 def flat(mask: BlockMask) -> tuple[Any, ...]:

@@ -160,12 +160,6 @@ def bias_fits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     return bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype)
 
 
-def add_bias(
-    product: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    return product if bias is None else product + bias
-
-
 def _added(rank: int) -> Callable[..., Arguments | str]:
     """For addmm and baddbmm: beta * addend + alpha * (a @ b)."""
     operands_of = _of_rank(rank)
